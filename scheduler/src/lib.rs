@@ -1,0 +1,9 @@
+//! When and where tasks run.
+//!
+//! Three rooms: [`model`] is pure (files, graphs, states, rules, schedules; no I/O and no clock), [`store`] holds every
+//! SQL statement of the orchestrator and nothing else, [`engine`] holds the loops. This crate never links Kafka, S3 or
+//! Polars.
+
+pub mod engine;
+pub mod model;
+pub mod store;

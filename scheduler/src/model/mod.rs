@@ -1,0 +1,16 @@
+//! The pure model: DAG file → validated graph, states, trigger rules, schedules, retries. No I/O and no clock here.
+
+pub mod dag_file;
+mod definition;
+mod ids;
+pub mod retry;
+pub mod schedule;
+pub mod state;
+pub mod template;
+pub mod trigger_rule;
+
+pub use definition::{Catchup, Dag, Param, ParamType, Params, ParamsError, Task};
+pub use ids::{DagId, InstanceId, RunId, TaskId, VersionId, WorkerId};
+pub use schedule::Schedule;
+pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};
+pub use trigger_rule::TriggerRule;
