@@ -5,5 +5,9 @@
 //! Polars.
 
 pub mod engine;
+pub mod metrics;
 pub mod model;
 pub mod store;
+
+#[cfg(test)]
+mod testing;

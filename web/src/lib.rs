@@ -1,1 +1,23 @@
-//! Placeholder.
+//! How people see and steer Pinwheel: server-rendered pages, live by server-sent events, and a REST API.
+//!
+//! This crate asks [`Store`](pinwheel_scheduler::store::Store) and shows what it answers. It never speaks SQL, never
+//! decides what a state means, and its templates hold no logic: every page is a struct of plain text made here.
+
+mod api;
+mod assets;
+mod failure;
+mod format;
+mod graph;
+mod guard;
+mod health;
+mod live;
+mod metrics;
+mod pages;
+mod routes;
+mod server;
+mod state;
+
+pub use health::Check;
+pub use routes::{Route, routes};
+pub use server::{Error, WebOptions, router, serve};
+pub use state::{Gather, WebState};

@@ -3,6 +3,7 @@
 pub mod dag_file;
 mod definition;
 mod ids;
+mod params;
 pub mod retry;
 pub mod schedule;
 pub mod state;
@@ -10,7 +11,7 @@ pub mod template;
 pub mod trigger_rule;
 
 pub use definition::{Catchup, Dag, Param, ParamType, Params, ParamsError, Task};
-pub use ids::{DagId, InstanceId, RunId, TaskId, VersionId, WorkerId};
+pub use ids::{DagId, InstanceId, RunId, TaskId, VersionId, WorkerId, is_name};
 pub use schedule::Schedule;
 pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};
 pub use trigger_rule::TriggerRule;

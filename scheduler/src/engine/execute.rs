@@ -1,0 +1,320 @@
+//! One execution of a try: render, run, watch the clock and the stop signal, and say how it ended.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use pinwheel_tasks::{Context, Failure, FailureClass, Instance, Log, Outcome, Registry};
+use serde_json::{Map, Value};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    outage::{Outage, Pauses},
+    recorder::Recorder,
+};
+use crate::{
+    model::{InstanceId, template},
+    store::{Claimed, Ended, Ending, Fenced, LogLine, Store},
+};
+
+/// How long a kind may take to stop after it was told to; then its task is aborted.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+const LOG_BUFFER: usize = 256;
+
+/// How to stop an execution, and why it was stopped.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    token: CancellationToken,
+    why: Arc<AtomicU8>,
+}
+
+/// Why an execution was stopped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is not this worker's any more: its run was cancelled, or somebody else has it.
+    NotOurs,
+    /// The worker cannot be sure of its lease.
+    LeaseInDoubt,
+    /// The worker stops.
+    Shutdown,
+}
+
+impl Stop {
+    pub(super) fn stop(&self, why: Why) {
+        let code = match why {
+            Why::NotOurs => 1,
+            Why::LeaseInDoubt => 2,
+            Why::Shutdown => 3,
+        };
+        let _first_wins = self.why.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
+        self.token.cancel();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    fn why(&self) -> Option<Why> {
+        match self.why.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Why::NotOurs),
+            2 => Some(Why::LeaseInDoubt),
+            _shutdown => Some(Why::Shutdown),
+        }
+    }
+}
+
+/// What executions need from their worker. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Executor {
+    pub(super) store: Store,
+    pub(super) registry: Registry,
+    pub(super) recorder: Recorder,
+    pub(super) outage: Outage,
+}
+
+impl Executor {
+    /// Runs a claimed task instance to the end of its execution. Never panics, never gives up an execution: whatever
+    /// happens, it says how it ended.
+    pub(super) async fn execute(&self, claimed: Claimed, stop: Stop) -> Ended {
+        let mut lines = Lines { next: 1, touched: false };
+        let ending = self.run(&claimed, &stop, &mut lines).await;
+        let ending = if stop.why().is_some() { Ending::GivenBack } else { ending };
+        let (lines, rendered) = if lines.touched {
+            self.recorder.take(claimed.execution.instance_id).await
+        } else {
+            (Vec::new(), None)
+        };
+        Ended { execution: claimed.execution, ending, lines, rendered }
+    }
+
+    async fn run(&self, claimed: &Claimed, stop: &Stop, lines: &mut Lines) -> Ending {
+        let task = claimed.task();
+        let Some(kind) = self.registry.get(&task.kind).cloned() else {
+            return Ending::Failed(
+                Failure::permanent(format!("this worker knows no kind `{}`", task.kind))
+                    .with_hint("run a worker of the version that knows it, or give the task a queue of its own"),
+            );
+        };
+        let with = match self.render(claimed, stop).await {
+            Ok(with) => with,
+            Err(failure) => return Ending::Failed(failure),
+        };
+        if with != task.with {
+            lines.touched = true;
+            let rendered = Value::Object(with.clone());
+            self.recorder.rendered(claimed.execution.instance_id, claimed.execution.tries, rendered);
+        }
+        let (log, mut written) = Log::channel(LOG_BUFFER);
+        let cancel = stop.token.child_token();
+        let context = Context {
+            instance: Arc::new(instance(claimed)),
+            log,
+            cancel: cancel.clone(),
+            durable: Arc::new(Fenced::new(self.store.clone(), &claimed.execution)),
+            resume: claimed.resume.clone(),
+        };
+        let mut running = tokio::spawn(async move { kind.run(&context, with).await });
+        let deadline = task.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut timed_out = false;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break self.wind_down(claimed, &mut running, &mut written, lines).await,
+                () = sleep_until(deadline) => {
+                    timed_out = true;
+                    cancel.cancel();
+                }
+                ended = &mut running => break Some(ended),
+                Some(line) = written.recv() => self.line(claimed, lines, line).await,
+            }
+        };
+        written.close();
+        while let Some(line) = written.recv().await {
+            self.line(claimed, lines, line).await;
+        }
+        if timed_out {
+            let timeout = task.timeout.unwrap_or_default();
+            return Ending::Failed(Failure {
+                class: FailureClass::Timeout,
+                message: format!("it ran longer than its timeout of {timeout:?}"),
+                hint: Some("give the task a longer `timeout`, or less to do".to_owned()),
+                exit_code: None,
+            });
+        }
+        match ended {
+            Some(Ok(Ok(Outcome::Success { output }))) => Ending::Success { output },
+            Some(Ok(Ok(Outcome::Skipped { reason }))) => Ending::Skipped { reason },
+            Some(Ok(Ok(Outcome::Sleep { wake_after, reason, resume }))) => Ending::Sleep { wake_after, reason, resume },
+            Some(Ok(Err(failure))) => Ending::Failed(failure),
+            Some(Err(error)) => Ending::Failed(panicked(error)),
+            // It was stopped and did not stop; the caller knows why.
+            None => Ending::GivenBack,
+        }
+    }
+
+    /// Lets a stopped kind clean up after itself, for a while, and keeps taking its lines.
+    async fn wind_down(
+        &self,
+        claimed: &Claimed,
+        running: &mut JoinHandle<Result<Outcome, Failure>>,
+        written: &mut tokio::sync::mpsc::Receiver<Written>,
+        lines: &mut Lines,
+    ) -> Option<Result<Result<Outcome, Failure>, JoinError>> {
+        let latest = Instant::now() + STOP_GRACE;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut *running => return Some(ended),
+                Some(line) = written.recv() => self.line(claimed, lines, line).await,
+                () = tokio::time::sleep_until(latest) => {
+                    running.abort();
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn line(&self, claimed: &Claimed, lines: &mut Lines, (at, stream, message): Written) {
+        lines.touched = true;
+        let line = LogLine {
+            instance_id: claimed.execution.instance_id,
+            epoch: claimed.execution.epoch,
+            line: lines.next,
+            try_number: claimed.execution.tries,
+            at,
+            stream,
+            message,
+        };
+        lines.next = lines.next.saturating_add(1);
+        self.recorder.line(line).await;
+    }
+
+    async fn render(&self, claimed: &Claimed, stop: &Stop) -> Result<Map<String, Value>, Failure> {
+        let task = claimed.task();
+        if task.with.is_empty() {
+            return Ok(Map::new());
+        }
+        let read = template::tasks_read(&task.with);
+        let mut outputs = BTreeMap::new();
+        if !read.is_empty() {
+            let ordinals: Vec<(i32, &str)> = read
+                .iter()
+                .filter_map(|id| {
+                    let (ordinal, task) = claimed.dag.task(id)?;
+                    Some((i32::try_from(ordinal).ok()?, task.id.as_str()))
+                })
+                .collect();
+            let stored = self.outputs(claimed, &ordinals, stop).await?;
+            for (ordinal, id) in ordinals {
+                // A task that answered nothing has an empty output; a name in it is then the template's error.
+                let output = stored.get(&ordinal).cloned().unwrap_or_else(|| Value::Object(Map::new()));
+                outputs.insert(id.to_owned(), output);
+            }
+        }
+        let values = template::Values {
+            params: claimed.params.clone(),
+            outputs,
+            dag_id: claimed.dag_id.to_string(),
+            run_id: claimed.execution.run_id.0,
+            task_id: task.id.to_string(),
+            try_number: claimed.execution.tries,
+            logical_date: claimed.logical_date,
+            data_interval_start: claimed.data_interval_start,
+            data_interval_end: claimed.data_interval_end,
+        };
+        template::render(&task.with, &values).map_err(|error| {
+            let failure = Failure::permanent(format!("the template in `{}` cannot be rendered: {}", error.path, error.message));
+            match error.hint {
+                Some(hint) => failure.with_hint(hint),
+                None => failure,
+            }
+        })
+    }
+
+    /// The outputs that templates read. Waits while Postgres is away: that is no fault of the task.
+    async fn outputs(
+        &self,
+        claimed: &Claimed,
+        ordinals: &[(i32, &str)],
+        stop: &Stop,
+    ) -> Result<BTreeMap<i32, Value>, Failure> {
+        let ordinals: Vec<i32> = ordinals.iter().map(|(ordinal, _)| *ordinal).collect();
+        let mut pauses = Pauses::default();
+        loop {
+            match self.store.outputs(claimed.execution.run_id, &ordinals).await {
+                Ok(outputs) => return Ok(outputs),
+                Err(error) if error.is_unavailable() => self.outage.began(&error),
+                Err(error) => {
+                    return Err(Failure::retryable(format!("the outputs of upstream tasks cannot be read: {error}")));
+                }
+            }
+            tokio::select! {
+                biased;
+                () = stop.token.cancelled() => return Err(Failure::retryable("stopped while Postgres was away")),
+                () = tokio::time::sleep(pauses.next()) => {}
+            }
+        }
+    }
+}
+
+type Written = (chrono::DateTime<chrono::Utc>, pinwheel_tasks::LogStream, String);
+
+struct Lines {
+    next: i32,
+    /// Something of this execution went to the recorder.
+    touched: bool,
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn instance(claimed: &Claimed) -> Instance {
+    let InstanceId(instance_id) = claimed.execution.instance_id;
+    Instance {
+        dag_id: claimed.dag_id.to_string(),
+        run_id: claimed.execution.run_id.0,
+        task_id: claimed.task().id.to_string(),
+        instance_id,
+        try_number: claimed.execution.tries,
+        logical_date: claimed.logical_date,
+        data_interval_start: claimed.data_interval_start,
+        data_interval_end: claimed.data_interval_end,
+        params: claimed.params.clone(),
+    }
+}
+
+fn panicked(error: JoinError) -> Failure {
+    let message = match error.try_into_panic() {
+        Ok(payload) => format!("its code panicked: {}", panic_message(payload.as_ref())),
+        Err(error) => format!("its code was aborted: {error}"),
+    };
+    Failure {
+        class: FailureClass::Panic,
+        message,
+        hint: Some("this is a bug in the kind of task; its log may say more".to_owned()),
+        exit_code: None,
+    }
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

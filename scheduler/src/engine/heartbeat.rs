@@ -1,0 +1,163 @@
+//! The lease of this process: opened at the start, renewed by the database's clock, trusted by this machine's own
+//! monotonic clock only, and opened anew when it was lost.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Clock, Options, Roles,
+    bell::Bell,
+    outage::{Outage, Pauses},
+};
+use crate::{
+    metrics,
+    model::{InstanceId, WorkerId},
+    store::{self, Heartbeat, Store},
+};
+
+/// The lease as this process may rely on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// What the database knows it by.
+    pub(super) worker_id: WorkerId,
+    /// Until then by this machine's monotonic clock; counted from before the renewal was sent, with a margin.
+    pub(super) trusted_until: Instant,
+}
+
+/// What runs here now, by task instance and claim.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Running {
+    inner: Arc<Mutex<HashMap<InstanceId, i32>>>,
+}
+
+impl Running {
+    pub(super) fn insert(&self, instance: InstanceId, epoch: i32) {
+        self.lock().insert(instance, epoch);
+    }
+
+    pub(super) fn remove(&self, instance: InstanceId) {
+        self.lock().remove(&instance);
+    }
+
+    fn snapshot(&self) -> Vec<(InstanceId, i32)> {
+        self.lock().iter().map(|(instance, epoch)| (*instance, *epoch)).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, i32>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the lease of a process.
+pub(super) struct Keeper {
+    pub(super) store: Store,
+    pub(super) bell: Bell,
+    pub(super) outage: Outage,
+    pub(super) options: Options,
+    pub(super) roles: Roles,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) running: Running,
+    pub(super) lease: watch::Sender<Lease>,
+    /// Executions that are not this process's any more.
+    pub(super) taken_away: mpsc::UnboundedSender<(InstanceId, i32)>,
+}
+
+/// Opens a lease.
+pub(super) async fn open(store: &Store, options: &Options, roles: Roles) -> Result<Lease, store::Error> {
+    let asked = Instant::now();
+    let worker_id = store
+        .register(Heartbeat {
+            name: &options.name,
+            version: env!("CARGO_PKG_VERSION"),
+            queues: &options.queues,
+            slots: if roles.works() { options.slots } else { 0 },
+            schedules: roles.schedules(),
+            lease: options.lease,
+        })
+        .await?;
+    Ok(Lease { worker_id, trusted_until: asked + trusted(options.lease) })
+}
+
+/// A sixth of the lease is left for stopping what runs.
+fn trusted(lease: Duration) -> Duration {
+    lease - lease / 6
+}
+
+impl Keeper {
+    /// Renews the lease until the process stops.
+    pub(super) async fn keep(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.options.heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The lease has just been opened.
+        ticks.tick().await;
+        let mut cancelled = self.bell.on_cancelled();
+        let mut pauses = Pauses::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = cancelled.rung() => {}
+                _ = ticks.tick() => {}
+            }
+            loop {
+                cancelled.arm();
+                match self.beat().await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        metrics::STORE_ERRORS.inc();
+                        self.outage.began(&error);
+                        if !error.is_unavailable() {
+                            tracing::error!(%error, "the lease could not be renewed");
+                        }
+                    }
+                }
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pauses.next()) => {}
+                }
+            }
+            pauses.reset();
+        }
+    }
+
+    async fn beat(&self) -> Result<(), store::Error> {
+        let worker_id = self.lease.borrow().worker_id;
+        let running = self.running.snapshot();
+        let asked = Instant::now();
+        let renewed = self.store.renew(worker_id, self.options.lease, &running).await?;
+        self.outage.is_over();
+        match renewed {
+            Some(renewed) => {
+                self.lease.send_replace(Lease { worker_id, trusted_until: asked + trusted(self.options.lease) });
+                for (instance, epoch) in running {
+                    if renewed.lost.contains(&instance) {
+                        // The worker may have stopped; then nothing runs that could be taken away.
+                        let _stopped = self.taken_away.send((instance, epoch));
+                    }
+                }
+                if renewed.work_is_waiting {
+                    self.bell.look_for_work();
+                }
+            }
+            None => {
+                tracing::warn!(worker_id = worker_id.0, "the lease of this process had ended; its tasks run elsewhere");
+                self.lease.send_replace(open(&self.store, &self.options, self.roles).await?);
+            }
+        }
+        if self.roles.schedules() {
+            let shift = *self.clock.shift().borrow();
+            self.store.extend_watch(self.options.lease, shift).await?;
+        }
+        Ok(())
+    }
+}

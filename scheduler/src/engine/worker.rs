@@ -1,0 +1,347 @@
+//! The worker: claims, runs, settles. One loop owns its slots; one transaction at a time settles what has ended and
+//! claims for the free slots. Nothing is claimed before the look was armed.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use pinwheel_tasks::{Failure, FailureClass};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Options,
+    bell::Bell,
+    execute::{Executor, Stop, Why},
+    heartbeat::{Lease, Running},
+    outage::{Outage, Pauses},
+};
+use crate::{
+    metrics,
+    model::{InstanceId, WorkerId},
+    store::{self, Appetite, Claimed, Effects, Ended, Ending, Settled, Store},
+};
+
+/// More is slower per task: larger batches wait for each other's rows.
+const LARGEST_BATCH: usize = 100;
+
+/// The signals of a graceful stop, in this order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stopping {
+    /// Claim nothing more.
+    pub(super) begins: CancellationToken,
+    /// Hand back what still runs.
+    pub(super) grace_is_over: CancellationToken,
+}
+
+pub(super) struct Worker {
+    pub(super) store: Store,
+    pub(super) bell: Bell,
+    pub(super) outage: Outage,
+    pub(super) options: Options,
+    pub(super) executor: Executor,
+    pub(super) lease: watch::Receiver<Lease>,
+    pub(super) running: Running,
+    pub(super) taken_away: mpsc::UnboundedReceiver<(InstanceId, i32)>,
+    pub(super) stopping: Stopping,
+}
+
+/// A transaction on its way, and what it was.
+enum Flown {
+    Settled(Vec<Ended>, Result<Settled, store::Error>),
+    Claimed(usize, Result<Vec<Claimed>, store::Error>),
+    Held(WorkerId, Result<Vec<Claimed>, store::Error>),
+}
+
+/// What the loop remembers.
+struct State {
+    /// How to stop what runs, by task instance and claim.
+    stops: HashMap<InstanceId, (i32, Stop)>,
+    /// Ended, not settled.
+    ended: VecDeque<Ended>,
+    /// Something may be claimable.
+    look: bool,
+    /// An answer was lost: this worker may hold what it does not know of.
+    in_doubt: bool,
+    pauses: Pauses,
+    /// No transaction before this, after a failure.
+    not_before: Option<Instant>,
+}
+
+impl Worker {
+    /// Runs until a graceful stop is complete: everything has ended or was handed back.
+    pub(super) async fn work(mut self) {
+        let (tell, mut told) = mpsc::unbounded_channel::<Ended>();
+        let mut work = self.bell.on_work();
+        let mut state = State {
+            stops: HashMap::new(),
+            ended: VecDeque::new(),
+            look: true,
+            in_doubt: false,
+            pauses: Pauses::default(),
+            not_before: None,
+        };
+        let mut flight: Option<BoxFuture<'static, Flown>> = None;
+        loop {
+            let stopping = self.stopping.begins.is_cancelled();
+            if flight.is_none() && state.not_before.is_none_or(|at| at <= Instant::now()) {
+                if state.look && !stopping {
+                    // Arm before the look: a ring during the transaction counts for the next one.
+                    work.arm();
+                }
+                flight = self.next_flight(&mut state, stopping);
+            }
+            if stopping && flight.is_none() && state.stops.is_empty() && state.ended.is_empty() {
+                return;
+            }
+            metrics::RUNNING.set(i64::try_from(state.stops.len()).unwrap_or(i64::MAX));
+            let lease = *self.lease.borrow_and_update();
+            tokio::select! {
+                biased;
+                () = self.stopping.begins.cancelled(), if !stopping => {}
+                () = self.stopping.grace_is_over.cancelled(), if stopping && !state.stops.is_empty() && !all_stopped(&state) => {
+                    stop_all(&state, Why::Shutdown);
+                }
+                flown = async { flight.as_mut().expect("guarded by the branch's condition").await }, if flight.is_some() => {
+                    flight = None;
+                    self.land(flown, &mut state, &tell);
+                }
+                Some(ended) = told.recv() => {
+                    self.take_ended(ended, &mut state);
+                    while let Ok(ended) = told.try_recv() {
+                        self.take_ended(ended, &mut state);
+                    }
+                }
+                Some((instance, epoch)) = self.taken_away.recv() => {
+                    if let Some((running, stop)) = state.stops.get(&instance) && *running == epoch {
+                        tracing::info!(instance_id = instance.0, "a running task is not this worker's any more; stopping it");
+                        stop.stop(Why::NotOurs);
+                    }
+                }
+                Ok(()) = self.lease.changed() => {
+                    if self.lease.borrow().worker_id != lease.worker_id {
+                        // A new lease: everything under the old one belongs to others.
+                        stop_all(&state, Why::LeaseInDoubt);
+                        state.look = true;
+                    }
+                }
+                () = tokio::time::sleep_until(lease.trusted_until), if lease.trusted_until > Instant::now() => {
+                    if self.lease.borrow().trusted_until <= Instant::now() {
+                        if !state.stops.is_empty() {
+                            tracing::warn!("this worker could not renew its lease; stopping its tasks");
+                        }
+                        stop_all(&state, Why::LeaseInDoubt);
+                    }
+                }
+                () = work.rung(), if !state.look && !stopping => state.look = true,
+                () = sleep_until(state.not_before), if flight.is_none() && state.not_before.is_some() => {
+                    state.not_before = None;
+                }
+            }
+        }
+    }
+
+    /// The next transaction, if there is a reason for one.
+    fn next_flight(&self, state: &mut State, stopping: bool) -> Option<BoxFuture<'static, Flown>> {
+        let lease = *self.lease.borrow();
+        let trusted = lease.trusted_until > Instant::now();
+        let free = if stopping || !trusted { 0 } else { self.options.slots.saturating_sub(state.stops.len()) };
+        let store = self.store.clone();
+        let queues = Arc::new(self.options.queues.clone());
+        let worker_id = lease.worker_id;
+        if !state.ended.is_empty() {
+            let batch: Vec<Ended> = state.ended.drain(..state.ended.len().min(LARGEST_BATCH)).collect();
+            if free > 0 {
+                state.look = false;
+            }
+            metrics::SETTLE_BATCH.observe(batch.len() as f64);
+            return Some(
+                async move {
+                    let _timer = metrics::SETTLE_SECONDS.start_timer();
+                    let appetite = (free > 0).then_some(Appetite { worker_id, queues: &queues, slots: free });
+                    let settled = settle_all(&store, &batch, appetite).await;
+                    Flown::Settled(batch, settled)
+                }
+                .boxed(),
+            );
+        }
+        if state.in_doubt && trusted {
+            return Some(async move { Flown::Held(worker_id, store.held_by(worker_id).await) }.boxed());
+        }
+        if state.look && free > 0 {
+            state.look = false;
+            return Some(
+                async move {
+                    let _timer = metrics::CLAIM_SECONDS.start_timer();
+                    let appetite = Appetite { worker_id, queues: &queues, slots: free };
+                    Flown::Claimed(free, store.claim(appetite).await)
+                }
+                .boxed(),
+            );
+        }
+        None
+    }
+
+    fn land(&mut self, flown: Flown, state: &mut State, tell: &mpsc::UnboundedSender<Ended>) {
+        match flown {
+            Flown::Settled(batch, Ok(settled)) => {
+                self.answered(state);
+                count(&batch, &settled);
+                for instance in &settled.refused {
+                    tracing::info!(instance_id = instance.0, "a late result was refused: the task is not this worker's any more");
+                }
+                for (run_id, run_state) in &settled.closed {
+                    tracing::info!(run_id = run_id.0, state = run_state.as_str(), "run closed");
+                }
+                self.bell.ring_for(settled.effects);
+                self.begin_all(settled.claimed, state, tell);
+            }
+            Flown::Claimed(wanted, Ok(claimed)) => {
+                self.answered(state);
+                if !claimed.is_empty() {
+                    self.bell.ring_for(Effects::default());
+                    // Several pools share the slots; those that another pool left may still be used.
+                    state.look |= claimed.len() < wanted && claimed.iter().any(|one| one.lanes > 1);
+                }
+                self.begin_all(claimed, state, tell);
+            }
+            Flown::Held(worker_id, Ok(claimed)) => {
+                self.answered(state);
+                state.in_doubt = false;
+                if worker_id == self.lease.borrow().worker_id {
+                    let unknown = claimed
+                        .into_iter()
+                        .filter(|one| {
+                            let instance = one.execution.instance_id;
+                            !state.stops.contains_key(&instance)
+                                && !state.ended.iter().any(|ended| ended.execution.instance_id == instance)
+                        })
+                        .collect();
+                    self.begin_all(unknown, state, tell);
+                }
+                state.look = true;
+            }
+            Flown::Settled(batch, Err(error)) => {
+                for ended in batch.into_iter().rev() {
+                    state.ended.push_front(ended);
+                }
+                self.failed(&error, state);
+            }
+            Flown::Claimed(_, Err(error)) | Flown::Held(_, Err(error)) => self.failed(&error, state),
+        }
+    }
+
+    fn answered(&self, state: &mut State) {
+        self.outage.is_over();
+        state.pauses.reset();
+        state.not_before = None;
+    }
+
+    fn failed(&self, error: &store::Error, state: &mut State) {
+        metrics::STORE_ERRORS.inc();
+        if error.is_unavailable() {
+            self.outage.began(error);
+        } else {
+            tracing::error!(%error, "Postgres refused a step of this worker; it is tried again");
+        }
+        state.in_doubt = true;
+        state.look = true;
+        state.not_before = Some(Instant::now() + state.pauses.next());
+    }
+
+    fn begin_all(&self, claimed: Vec<Claimed>, state: &mut State, tell: &mpsc::UnboundedSender<Ended>) {
+        metrics::CLAIMED.inc_by(claimed.len() as u64);
+        for one in claimed {
+            let stop = Stop::default();
+            let (instance, epoch) = (one.execution.instance_id, one.execution.epoch);
+            self.running.insert(instance, epoch);
+            state.stops.insert(instance, (epoch, stop.clone()));
+            let executor = self.executor.clone();
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let ended = executor.execute(one, stop).await;
+                // The loop ends only when nothing runs.
+                let _loop_is_gone = tell.send(ended);
+            });
+        }
+    }
+
+    fn take_ended(&self, ended: Ended, state: &mut State) {
+        let instance = ended.execution.instance_id;
+        state.stops.remove(&instance);
+        self.running.remove(instance);
+        state.ended.push_back(ended);
+    }
+}
+
+/// Settles a batch; one whose presence Postgres refuses does not keep the others from being settled.
+async fn settle_all(store: &Store, batch: &[Ended], appetite: Option<Appetite<'_>>) -> Result<Settled, store::Error> {
+    let error = match store.settle(batch, appetite).await {
+        Err(error) if !error.is_unavailable() => error,
+        answered => return answered,
+    };
+    let [only] = batch else {
+        let (first, second) = batch.split_at(batch.len() / 2);
+        let mut settled = Box::pin(settle_all(store, first, None)).await?;
+        let rest = Box::pin(settle_all(store, second, appetite)).await?;
+        settled.refused.extend(rest.refused);
+        settled.claimed.extend(rest.claimed);
+        settled.closed.extend(rest.closed);
+        settled.effects = settled.effects.and(rest.effects);
+        return Ok(settled);
+    };
+    tracing::error!(%error, instance_id = only.execution.instance_id.0, "a result cannot be stored; recording a failure in its place");
+    store.settle_unstorable(only, &Failure {
+        class: FailureClass::Permanent,
+        message: format!("its result cannot be stored: {error}"),
+        hint: None,
+        exit_code: None,
+    }).await
+}
+
+fn stop_all(state: &State, why: Why) {
+    for (_, stop) in state.stops.values() {
+        stop.stop(why);
+    }
+}
+
+fn all_stopped(state: &State) -> bool {
+    state.stops.values().all(|(_, stop)| stop.is_stopped())
+}
+
+fn count(batch: &[Ended], settled: &Settled) {
+    metrics::REFUSED.inc_by(settled.refused.len() as u64);
+    for ended in batch {
+        let outcome = match &ended.ending {
+            Ending::Success { .. } => "success",
+            Ending::Skipped { .. } => "skipped",
+            Ending::Sleep { .. } => "sleep",
+            Ending::Failed(failure) => match failure.class {
+                FailureClass::Timeout => "timeout",
+                FailureClass::Panic => "panic",
+                FailureClass::Retryable
+                | FailureClass::Permanent
+                | FailureClass::Killed
+                | FailureClass::Lost
+                | FailureClass::Cancelled => "failed",
+            },
+            Ending::GivenBack => "given_back",
+        };
+        metrics::SETTLED.with_label_values(&[outcome]).inc();
+    }
+    for (_, state) in &settled.closed {
+        metrics::RUNS_CLOSED.with_label_values(&[state.as_str()]).inc();
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

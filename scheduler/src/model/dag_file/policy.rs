@@ -1,0 +1,110 @@
+//! Reads the keys that `[defaults]` and tasks share.
+
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::{
+    diagnostic::Report,
+    table::{Table, word},
+};
+use crate::model::TriggerRule;
+
+/// What `[defaults]` gives to every task and each task may override.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Policy {
+    pub(super) trigger_rule: TriggerRule,
+    pub(super) retries: u32,
+    pub(super) retry_delay: Duration,
+    pub(super) timeout: Option<Duration>,
+    pub(super) pool: String,
+    pub(super) queue: String,
+    pub(super) priority: i32,
+    pub(super) slots: u32,
+    pub(super) allow_failure: bool,
+}
+
+impl Default for Policy {
+    /// Airflow's defaults, where it has them.
+    fn default() -> Self {
+        Self {
+            trigger_rule: TriggerRule::AllSuccess,
+            retries: 0,
+            retry_delay: Duration::from_secs(300),
+            timeout: None,
+            pool: "default".to_owned(),
+            queue: "default".to_owned(),
+            priority: 0,
+            slots: 1,
+            allow_failure: false,
+        }
+    }
+}
+
+pub(super) const POLICY_KEYS: [&str; 9] = [
+    "trigger_rule",
+    "retries",
+    "retry_delay",
+    "timeout",
+    "pool",
+    "queue",
+    "priority",
+    "slots",
+    "allow_failure",
+];
+
+impl Policy {
+    /// The policy with what a table says instead.
+    pub(super) fn overridden(mut self, table: &Table<'_, '_>, report: &mut Report<'_>) -> Self {
+        let rules = TriggerRule::ALL.map(|rule| (rule.as_str(), rule));
+        if let Some(rule) = word(table, "trigger_rule", &rules, report) {
+            self.trigger_rule = rule;
+        }
+        if let Some(retries) = table
+            .integer("retries", 0..=1_000, report)
+            .and_then(|found| u32::try_from(found).ok())
+        {
+            self.retries = retries;
+        }
+        if let Some(delay) = table.duration("retry_delay", report) {
+            self.retry_delay = delay;
+        }
+        if let Some(timeout) = table.duration("timeout", report) {
+            if timeout.is_zero() {
+                let span = table
+                    .value("timeout")
+                    .map_or(table.place.clone(), Spanned::span);
+                report.refuse(
+                    span,
+                    "`timeout` must be longer than nothing",
+                    "",
+                    Some("leave it out for no limit".to_owned()),
+                );
+            }
+            self.timeout = Some(timeout);
+        }
+        if let Some(pool) = table.name("pool", report) {
+            self.pool = pool.text;
+        }
+        if let Some(queue) = table.name("queue", report) {
+            self.queue = queue.text;
+        }
+        let priorities = i64::from(i32::MIN)..=i64::from(i32::MAX);
+        if let Some(priority) = table
+            .integer("priority", priorities, report)
+            .and_then(|found| i32::try_from(found).ok())
+        {
+            self.priority = priority;
+        }
+        if let Some(slots) = table
+            .integer("slots", 1..=1_000, report)
+            .and_then(|found| u32::try_from(found).ok())
+        {
+            self.slots = slots;
+        }
+        if let Some(allow_failure) = table.boolean("allow_failure", report) {
+            self.allow_failure = allow_failure;
+        }
+        self
+    }
+}

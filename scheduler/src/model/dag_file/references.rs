@@ -1,0 +1,337 @@
+//! Checks the templates of `with` tables without rendering them: every name they use must be there when they run.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
+
+use pinwheel_tasks::{FieldType, Outputs};
+use toml::{Spanned, de::DeValue};
+
+use super::{
+    diagnostic::{Report, quoted, quoted_list},
+    graph::Graph,
+    read::{Draft, DraftTask},
+    table::Table,
+    with::inside,
+};
+use crate::model::{
+    Param,
+    template::{
+        self, NAMES, Name,
+        language::{self, What},
+    },
+};
+
+/// Notes everything that is wrong with the templates of a file.
+pub(super) fn check(draft: &Draft<'_, '_>, graph: &Graph, report: &mut Report<'_>) {
+    let tasks: HashMap<&str, usize> = draft
+        .tasks
+        .iter()
+        .enumerate()
+        .map(|(index, task)| (task.id.as_str(), index))
+        .collect();
+    for (index, task) in draft.tasks.iter().enumerate() {
+        let Some(with) = task.with_value else {
+            continue;
+        };
+        let mut texts = Vec::new();
+        collect(task, with, &mut texts);
+        let checking = Checking {
+            draft,
+            graph,
+            tasks: &tasks,
+            index,
+            task,
+        };
+        for (text, span) in texts {
+            checking.template(text, &span, report);
+        }
+    }
+}
+
+/// The texts of a `with` table that are rendered.
+fn collect<'t>(
+    task: &DraftTask<'_, '_>,
+    with: &'t Spanned<DeValue<'_>>,
+    texts: &mut Vec<(&'t str, Range<usize>)>,
+) {
+    fn walk<'t>(value: &'t Spanned<DeValue<'_>>, texts: &mut Vec<(&'t str, Range<usize>)>) {
+        match value.get_ref() {
+            DeValue::String(text) if language::is_template(text) => {
+                texts.push((text, value.span()))
+            }
+            DeValue::Array(items) => items.iter().for_each(|item| walk(item, texts)),
+            DeValue::Table(entries) => {
+                Table::new("", 0..0, entries)
+                    .entries()
+                    .into_iter()
+                    .for_each(|entry| walk(entry.value, texts));
+            }
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_) => {}
+        }
+    }
+    let DeValue::Table(entries) = with.get_ref() else {
+        return;
+    };
+    for entry in Table::new("", 0..0, entries).entries() {
+        let name = entry.key.get_ref().as_ref();
+        let field = task
+            .kind
+            .as_ref()
+            .and_then(|kind| kind.fields().iter().find(|field| field.name == name));
+        // A template in a verbatim field has been refused already.
+        if field.is_none_or(|field| field.field_type != FieldType::Verbatim) {
+            walk(entry.value, texts);
+        }
+    }
+}
+
+/// One task whose templates are checked.
+struct Checking<'a, 't, 's> {
+    draft: &'a Draft<'t, 's>,
+    graph: &'a Graph,
+    tasks: &'a HashMap<&'a str, usize>,
+    index: usize,
+    task: &'a DraftTask<'t, 's>,
+}
+
+impl Checking<'_, '_, '_> {
+    fn template(&self, text: &str, value: &Range<usize>, report: &mut Report<'_>) {
+        let place =
+            |report: &Report<'_>, part: Range<usize>| inside(report.source(), value, text, part);
+        let template = match language::read(text) {
+            Ok(template) => template,
+            Err(error) => {
+                let span = place(report, error.span);
+                let hint = "for a literal `{{` write `{{ \"{{\" }}`";
+                report.refuse(
+                    span,
+                    format!("invalid template: {}", error.message),
+                    "",
+                    Some(hint.to_owned()),
+                );
+                return;
+            }
+        };
+        for used in template.uses {
+            let span = place(report, used.span);
+            match used.what {
+                What::Path(parts) => self.path(&parts, span, report),
+                What::Filter(name) if !template::is_filter(&name) => {
+                    let hint = report.guess(&name, template::FILTERS, || {
+                        Some(format!(
+                            "the filters are {}",
+                            quoted_list(template::FILTERS)
+                        ))
+                    });
+                    report.refuse(span, format!("unknown filter {}", quoted(&name)), "", hint);
+                }
+                What::Test(name) if !template::is_test(&name) => {
+                    report.refuse(span, format!("unknown test {}", quoted(&name)), "", None);
+                }
+                What::Function(name) if !template::functions().any(|function| function == name) => {
+                    let hint = report.guess(&name, template::functions(), || {
+                        Some("a value is changed by a filter, as in `{{ ds | upper }}`".to_owned())
+                    });
+                    report.refuse(
+                        span,
+                        format!("unknown function {}", quoted(&name)),
+                        "",
+                        hint,
+                    );
+                }
+                What::Method(name) => {
+                    let hint = "a value is changed by a filter, as in `{{ ds | upper }}`";
+                    report.refuse(
+                        span,
+                        format!("values have no method {}", quoted(&name)),
+                        "",
+                        Some(hint.to_owned()),
+                    );
+                }
+                What::Filter(_) | What::Test(_) | What::Function(_) => {}
+            }
+        }
+    }
+
+    fn path(&self, parts: &[String], span: Range<usize>, report: &mut Report<'_>) {
+        let Some((root, rest)) = parts.split_first() else {
+            return;
+        };
+        let Some((_, name)) = NAMES.iter().find(|(name, _)| name == root) else {
+            return self.unknown_root(root, span, report);
+        };
+        match (name, rest) {
+            (Name::Params, [param, ..]) => check_param(param, &self.draft.params, span, report),
+            (Name::Outputs, []) => {
+                let hint = "name the task and the output, as in `outputs.land.manifest`";
+                report.refuse(
+                    span,
+                    "`outputs` needs the name of a task",
+                    "of which task?",
+                    Some(hint.to_owned()),
+                );
+            }
+            (Name::Outputs, [task, rest @ ..]) => self.output(task, rest.first(), span, report),
+            (Name::Table(keys), [key, ..]) if !keys.contains(&key.as_str()) => {
+                let message = format!("`{root}` has no {}", quoted(key));
+                report.refuse(
+                    span,
+                    message,
+                    "",
+                    Some(format!("it has {}", quoted_list(keys.iter().copied()))),
+                );
+            }
+            (Name::Scalar, [key, ..]) => {
+                let message = format!("`{root}` is a plain value and has no {}", quoted(key));
+                report.refuse(span, message, "", None);
+            }
+            (Name::Params | Name::Table(_) | Name::Scalar, _) => {}
+        }
+    }
+
+    fn unknown_root(&self, root: &str, span: Range<usize>, report: &mut Report<'_>) {
+        let roots = || NAMES.iter().map(|(name, _)| *name);
+        let hint = if self.draft.params.contains_key(root) {
+            Some(format!("did you mean `params.{root}`?"))
+        } else if self.tasks.contains_key(root) {
+            Some(format!("did you mean `outputs.{root}`?"))
+        } else if self
+            .tasks
+            .keys()
+            .any(|id| id.contains('-') && id.split('-').any(|part| part == root))
+        {
+            Some("an id with `-` is written in brackets: `outputs[\"my-task\"].name`".to_owned())
+        } else {
+            report.guess(root, roots(), || {
+                Some(format!("a template may use {}", quoted_list(roots())))
+            })
+        };
+        report.refuse(
+            span,
+            format!("unknown name {} in a template", quoted(root)),
+            "not a name",
+            hint,
+        );
+    }
+
+    fn output(&self, id: &str, name: Option<&String>, span: Range<usize>, report: &mut Report<'_>) {
+        let own = quoted(&self.task.id);
+        let Some(above) = self.tasks.get(id).copied() else {
+            let others = || {
+                self.draft
+                    .tasks
+                    .iter()
+                    .map(|task| task.id.as_str())
+                    .filter(|id| *id != self.task.id)
+            };
+            // `outputs.my-task.x` reads as `outputs.my` minus `task.x`.
+            let dashed = others().find(|other| {
+                other
+                    .strip_prefix(id)
+                    .is_some_and(|rest| rest.starts_with(['-', '.']))
+            });
+            let hint = match dashed {
+                Some(dashed) => Some(format!("write its id in brackets: `outputs[\"{dashed}\"]`")),
+                None => report.guess(id, others(), || {
+                    (self.draft.tasks.len() > 1)
+                        .then(|| format!("the other tasks are {}", quoted_list(others())))
+                }),
+            };
+            report.refuse(
+                span,
+                format!("unknown task {} in a template of task {own}", quoted(id)),
+                "no task has this id",
+                hint,
+            );
+            return;
+        };
+        if above == self.index {
+            report.refuse(
+                span,
+                format!("task {own} reads its own output"),
+                "there is none before it has run",
+                None,
+            );
+            return;
+        }
+        if !self.graph.is_upstream(above, self.index) {
+            let hint = if self.graph.is_upstream(self.index, above) {
+                format!("{} runs after {own}", quoted(id))
+            } else {
+                format!("add `\"{id}\"` to `after` of task {own}")
+            };
+            let message = format!(
+                "task {own} reads the output of {}, which is not upstream of it",
+                quoted(id)
+            );
+            report.refuse(span, message, "may not have run yet", Some(hint));
+            return;
+        }
+        let Some((name, kind)) = name.zip(self.draft.tasks[above].kind.as_ref()) else {
+            return;
+        };
+        let Outputs::Known(known) = kind.outputs() else {
+            return;
+        };
+        if known.iter().all(|(known, _)| known != name) {
+            let names = || known.iter().map(|(name, _)| *name);
+            let hint = report.guess(name, names(), || match known {
+                [] => Some(format!("kind `{}` has no output at all", kind.name())),
+                _ => Some(format!(
+                    "kind `{}` has the outputs {}",
+                    kind.name(),
+                    quoted_list(names())
+                )),
+            });
+            let message = format!("unknown output {} of task {}", quoted(name), quoted(id));
+            report.refuse(
+                span,
+                message,
+                format!("kind `{}` has no such output", kind.name()),
+                hint,
+            );
+        }
+    }
+}
+
+fn check_param(
+    name: &str,
+    params: &BTreeMap<String, Option<Param>>,
+    span: Range<usize>,
+    report: &mut Report<'_>,
+) {
+    if params.contains_key(name) {
+        return;
+    }
+    let known = || params.keys().map(String::as_str);
+    // `params.my-param` reads as `params.my` minus `param`.
+    let dashed = known().find(|known| {
+        known
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['-', '.']))
+    });
+    let hint = match dashed {
+        Some(dashed) => Some(format!(
+            "write its name in brackets: `params[\"{dashed}\"]`"
+        )),
+        None => report.guess(name, known(), || {
+            Some(if params.is_empty() {
+                format!("declare it: `[params.{name}]` with `type = \"string\"`")
+            } else {
+                format!("the params are {}", quoted_list(known()))
+            })
+        }),
+    };
+    report.refuse(
+        span,
+        format!("unknown param {} in a template", quoted(name)),
+        "not declared",
+        hint,
+    );
+}

@@ -1,0 +1,191 @@
+use super::*;
+
+fn values() -> Values {
+    let at = |text: &str| {
+        DateTime::parse_from_rfc3339(text)
+            .expect("a date")
+            .with_timezone(&Utc)
+    };
+    Values {
+        params: json!({ "min": 3, "tags": ["a", "b"], "name": "x" })
+            .as_object()
+            .expect("a table")
+            .clone(),
+        outputs: BTreeMap::from([(
+            "land".to_owned(),
+            json!({ "manifest": "s3://lake/m.json", "records": 245, "partitions": [{ "partition": 0 }], "none": null }),
+        )]),
+        dag_id: "pins".to_owned(),
+        run_id: 7,
+        task_id: "clean".to_owned(),
+        try_number: 2,
+        logical_date: at("2026-03-28T02:00:00Z"),
+        data_interval_start: at("2026-03-28T02:00:00Z"),
+        data_interval_end: at("2026-03-29T02:00:00.5+01:00"),
+    }
+}
+
+fn rendered(text: &str) -> Result<Value, Error> {
+    let with = json!({ "key": text }).as_object().expect("a table").clone();
+    render(&with, &values()).map(|mut with| with.remove("key").expect("the key stays"))
+}
+
+#[test]
+fn a_lone_expression_keeps_its_type() {
+    for (text, expected) in [
+        ("{{ outputs.land.manifest }}", json!("s3://lake/m.json")),
+        ("{{ outputs.land.records }}", json!(245)),
+        ("{{ outputs.land.partitions }}", json!([{ "partition": 0 }])),
+        ("{{ outputs['land']['partitions'][0].partition }}", json!(0)),
+        ("{{ outputs.land }}", values().outputs["land"].clone()),
+        ("{{ outputs.land.none }}", Value::Null),
+        ("{{ params.min > 2 }}", json!(true)),
+        ("{{ params.tags }}", json!(["a", "b"])),
+        ("{{ params.min / 2 }}", json!(1.5)),
+        ("{{- params.min -}}", json!(3)),
+    ] {
+        assert_eq!(rendered(text).expect(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn text_around_an_expression_makes_text() {
+    for (text, expected) in [
+        ("n={{ params.min }}", "n=3"),
+        (" {{ params.min }}", " 3"),
+        ("{{ params.min }}\n", "3\n"),
+        ("<{{ params.name }}&>", "<x&>"),
+        ("{% for tag in params.tags %}{{ tag }};{% endfor %}", "a;b;"),
+        ("{{ params.tags | tojson }}!", "[\"a\", \"b\"]!"),
+        ("no template {%s} {# at all", "no template {%s} {# at all"),
+    ] {
+        assert_eq!(rendered(text).expect(text), json!(expected), "{text}");
+    }
+}
+
+#[test]
+fn the_names_are_airflows() {
+    for (text, expected) in [
+        ("{{ dag.id }}", json!("pins")),
+        ("{{ run.id }}", json!(7)),
+        ("{{ task.id }}", json!("clean")),
+        ("{{ try_number }}", json!(2)),
+        ("{{ logical_date }}", json!("2026-03-28T02:00:00Z")),
+        ("{{ data_interval_start }}", json!("2026-03-28T02:00:00Z")),
+        ("{{ data_interval_end }}", json!("2026-03-29T01:00:00.500Z")),
+        ("{{ ds }}", json!("2026-03-28")),
+        ("{{ ds_nodash }}", json!("20260328")),
+        ("{{ ts }}", json!("2026-03-28T02:00:00Z")),
+        ("{{ ds | ds_add(-28) }}", json!("2026-02-28")),
+        (
+            "{{ logical_date | strftime('%Y/%m/%d') }}",
+            json!("2026/03/28"),
+        ),
+    ] {
+        assert_eq!(rendered(text).expect(text), expected, "{text}");
+    }
+    let names = names(&values());
+    assert_eq!(
+        names.keys().collect::<Vec<_>>(),
+        NAMES.iter().map(|(name, _)| name).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn an_error_names_the_place_and_the_expression() {
+    let with = json!({ "list": ["a", "b {{ outputs.land.manifst }}"] })
+        .as_object()
+        .expect("a table")
+        .clone();
+    let error = render(&with, &values()).expect_err("a wrong name");
+    assert_eq!(error.path, "list[1]");
+    assert_eq!(
+        error.message,
+        "cannot render `list[1]`: `outputs.land.manifst` is not there: the output of `land` has no `manifst`"
+    );
+    assert_eq!(error.hint.as_deref(), Some("did you mean `manifest`?"));
+    for (text, message) in [
+        (
+            "{{ outputs.gone.x }}",
+            "cannot render `key`: `outputs.gone.x` is not there: task `gone` left no output",
+        ),
+        (
+            "{{ params.mim }}",
+            "cannot render `key`: `params.mim` is not there: the run has no param `mim`",
+        ),
+        (
+            "{{ [params.nope] }}",
+            "cannot render `key`: `params.nope` is not there: the run has no param `nope`",
+        ),
+        (
+            "{{ params.name + 1 }}",
+            "cannot render `key`: invalid operation: tried to use + operator on unsupported types string and number in `params.name + 1`",
+        ),
+        (
+            "x {{ params.min | nope }}",
+            "cannot render `key`: unknown filter: filter nope is unknown in `nope`",
+        ),
+        (
+            "{{ ds | ds_add('x') }}",
+            "cannot render `key`: invalid operation: cannot convert string to i64 in `ds | ds_add('x')`",
+        ),
+    ] {
+        assert_eq!(rendered(text).expect_err(text).message, message, "{text}");
+    }
+}
+
+#[test]
+fn a_default_stands_in_for_what_is_missing() {
+    assert_eq!(
+        rendered("{{ outputs.land.nope | default(1) }}").expect("a default"),
+        json!(1)
+    );
+    assert_eq!(
+        rendered("{{ outputs.land.nope is defined }}").expect("a test"),
+        json!(false)
+    );
+}
+
+#[test]
+fn a_template_cannot_run_for_ever_nor_fill_the_memory() {
+    for text in [
+        "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 100000000000 }}",
+        "x{{ ('x' * 10000000) * 10000 }}",
+    ] {
+        rendered(text).expect_err(text);
+    }
+}
+
+#[test]
+fn a_template_reaches_no_other_template_and_no_internals() {
+    for text in [
+        "{% include '/etc/passwd' %}",
+        "{% import 'x' as y %}",
+        "{% extends 'x' %}",
+        "{{ debug() }}",
+        "{{ env }}",
+    ] {
+        rendered(text).expect_err(text);
+    }
+}
+
+#[test]
+fn every_listed_filter_exists() {
+    for filter in FILTERS {
+        assert!(is_filter(filter), "{filter}");
+    }
+    assert!(!is_filter("nope"));
+    assert!(is_test("defined"));
+    assert!(!is_test("nope"));
+    assert!(functions().any(|name| name == "range"));
+}
+
+#[test]
+fn the_tasks_whose_outputs_are_read_are_known() {
+    let with = json!({ "a": "{{ outputs.land.manifest }}", "b": [{ "c": "x{{ outputs['two'].y }}{{ params.min }}" }], "d": 1 });
+    assert_eq!(
+        tasks_read(with.as_object().expect("a table")),
+        BTreeSet::from(["land".to_owned(), "two".to_owned()])
+    );
+}

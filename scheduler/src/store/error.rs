@@ -1,0 +1,162 @@
+//! What can go wrong between the orchestrator and its store.
+
+use crate::model::{DagId, ParamsError, RunId, RunState, TaskState, VersionId};
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No DAG of that id was ever published.
+    #[error("unknown DAG `{dag_id}`")]
+    UnknownDag {
+        /// The id that was asked for.
+        dag_id: DagId,
+        /// The nearest id that exists.
+        nearest: Option<DagId>,
+    },
+    /// The DAG's file is gone; its history stays, new runs cannot be made.
+    #[error("DAG `{dag_id}` has no file any more")]
+    RetiredDag {
+        /// The DAG.
+        dag_id: DagId,
+    },
+    /// No run has that number.
+    #[error("unknown run {run_id}")]
+    UnknownRun {
+        /// The number that was asked for.
+        run_id: RunId,
+    },
+    /// The run's version has no such task.
+    #[error("unknown task `{task_id}` in DAG `{dag_id}`")]
+    UnknownTask {
+        /// The run's DAG.
+        dag_id: DagId,
+        /// The task that was asked for.
+        task_id: String,
+        /// The nearest task that exists.
+        nearest: Option<String>,
+    },
+    /// No version has that number.
+    #[error("unknown version {version_id}")]
+    UnknownVersion {
+        /// The number that was asked for.
+        version_id: VersionId,
+    },
+    /// A run cannot be made with these params.
+    #[error("{}", list(.0))]
+    Params(Vec<ParamsError>),
+    /// There is a run of that kind for that logical date already.
+    #[error("run {run_id} exists for this logical date already")]
+    RunExists {
+        /// That run.
+        run_id: RunId,
+    },
+    /// The run is final already; it cannot be cancelled.
+    #[error("run {run_id} is final: {state:?}")]
+    RunIsFinal {
+        /// The run.
+        run_id: RunId,
+        /// Its state.
+        state: RunState,
+    },
+    /// A task of a clear is still in somebody's hands.
+    #[error("task `{task_id}` is {state:?}; it cannot be cleared now")]
+    TaskIsActive {
+        /// The task.
+        task_id: String,
+        /// Its state.
+        state: TaskState,
+    },
+    /// A clear chose no task.
+    #[error("nothing to clear in run {run_id}")]
+    NothingToClear {
+        /// The run.
+        run_id: RunId,
+    },
+    /// A stored definition cannot be read by this version of Pinwheel.
+    #[error("the stored definition of version {version_id} cannot be read: {source}")]
+    Definition {
+        /// The version.
+        version_id: VersionId,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The migrations could not be applied.
+    #[error("the database could not be migrated: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Postgres refused, or cannot be reached: see [`Error::is_unavailable`].
+    #[error("{}", database(.0))]
+    Database(#[from] sqlx::Error),
+}
+
+impl Error {
+    /// Says whether trying again later may help: Postgres is away, starting, stopping, out of connections, or asked
+    /// for the transaction to be repeated.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Database(error) => is_unavailable(error),
+            Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => is_unavailable(error),
+            Self::UnknownDag { .. }
+            | Self::RetiredDag { .. }
+            | Self::UnknownRun { .. }
+            | Self::UnknownTask { .. }
+            | Self::UnknownVersion { .. }
+            | Self::Params(_)
+            | Self::RunExists { .. }
+            | Self::RunIsFinal { .. }
+            | Self::TaskIsActive { .. }
+            | Self::NothingToClear { .. }
+            | Self::Definition { .. }
+            | Self::Migrate(_) => false,
+        }
+    }
+
+    /// The next step, for people.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownDag { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownDag { nearest: None, .. } => Some("`pinwheel dags list` shows the DAGs there are".to_owned()),
+            Self::RetiredDag { .. } => Some("put its file back into the DAG folder".to_owned()),
+            Self::UnknownRun { .. } => Some("`pinwheel runs list` shows the newest runs".to_owned()),
+            Self::UnknownTask { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownTask { nearest: None, dag_id, .. } => {
+                Some(format!("`pinwheel dags show {dag_id}` shows its tasks"))
+            }
+            Self::Params(_) => Some("`pinwheel dags show` lists the params with their types and defaults".to_owned()),
+            Self::RunExists { run_id } => Some(format!("clear run {run_id} to run it again, or give another logical date")),
+            Self::RunIsFinal { .. } => Some("only queued and running runs can be cancelled".to_owned()),
+            Self::TaskIsActive { .. } => Some("wait until it ends, or cancel the run first".to_owned()),
+            Self::NothingToClear { .. } => Some("only tasks that are final can be cleared".to_owned()),
+            Self::UnknownVersion { .. } | Self::Definition { .. } | Self::Migrate(_) => None,
+            Self::Database(_) if self.is_unavailable() => {
+                Some("check that Postgres runs and that `database.url` is right".to_owned())
+            }
+            Self::Database(_) => None,
+        }
+    }
+}
+
+fn list(errors: &[ParamsError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn database(error: &sqlx::Error) -> String {
+    if is_unavailable(error) {
+        format!("Postgres cannot be reached: {error}")
+    } else {
+        format!("Postgres refused: {error}")
+    }
+}
+
+fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        // A connection that ends in the middle of a message.
+        sqlx::Error::Protocol(_) => true,
+        // Class 08: connection; 57P: shutdown and start-up; 53: resources; 40: repeat the transaction;
+        // 25P03: idle in transaction for too long.
+        sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| {
+            ["08", "57P", "53", "40", "25P03"].iter().any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}

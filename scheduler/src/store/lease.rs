@@ -1,0 +1,212 @@
+//! Leases of processes, and what becomes of the work of one whose lease ended.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use pinwheel_tasks::{Failure, FailureClass};
+
+use super::{Effects, Ended, Ending, Error, Execution, Settled, Store, settle::Step};
+use crate::model::{InstanceId, RunId, VersionId, WorkerId};
+
+/// A process that asks for a lease.
+#[derive(Debug, Clone, Copy)]
+pub struct Heartbeat<'a> {
+    /// Host name and process id.
+    pub name: &'a str,
+    /// Its version of Pinwheel.
+    pub version: &'a str,
+    /// The queues it serves.
+    pub queues: &'a [String],
+    /// How many tasks it runs at once; 0 for a scheduler alone.
+    pub slots: usize,
+    /// It also runs the scheduler's loops.
+    pub schedules: bool,
+    /// How long the lease lasts without renewal.
+    pub lease: Duration,
+}
+
+/// What a process learns when it renews its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// Something in its queues may be claimed.
+    pub work_is_waiting: bool,
+    /// Of what it says it runs, what is no longer its own: cancelled, or given to somebody else.
+    pub lost: Vec<InstanceId>,
+}
+
+struct HeldRow {
+    instance_id: InstanceId,
+    run_id: RunId,
+    version_id: VersionId,
+    ordinal: i32,
+    epoch: i32,
+    worker_id: WorkerId,
+    tries: i32,
+    tries_allowed: i32,
+    lost: i32,
+    continues: bool,
+}
+
+impl Store {
+    /// Opens a lease.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn register(&self, who: Heartbeat<'_>) -> Result<WorkerId, Error> {
+        let slots = i32::try_from(who.slots).unwrap_or(i32::MAX);
+        Ok(sqlx::query_file_scalar!(
+            "src/store/queries/register_worker.sql",
+            who.name,
+            who.version,
+            who.queues,
+            slots,
+            who.schedules,
+            who.lease.as_secs_f64()
+        )
+        .fetch_one(&self.engine)
+        .await?)
+    }
+
+    /// Renews a lease by the database's clock. `None` when it has ended: everything it held belongs to others.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn renew(
+        &self,
+        worker_id: WorkerId,
+        lease: Duration,
+        running: &[(InstanceId, i32)],
+    ) -> Result<Option<Renewed>, Error> {
+        let instances: Vec<i64> = running.iter().map(|(instance, _)| instance.0).collect();
+        let epochs: Vec<i32> = running.iter().map(|(_, epoch)| *epoch).collect();
+        let count = i32::try_from(running.len()).unwrap_or(i32::MAX);
+        let row = sqlx::query_file!(
+            "src/store/queries/renew_lease.sql",
+            worker_id.0,
+            lease.as_secs_f64(),
+            count,
+            &instances,
+            &epochs
+        )
+        .fetch_optional(&self.engine)
+        .await?;
+        Ok(row.map(|row| {
+            self.note_pools_have_limits(row.pools_have_limits);
+            Renewed { work_is_waiting: row.work_is_waiting, lost: row.lost }
+        }))
+    }
+
+    /// Ends a lease in good order, when its process holds nothing any more.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached; the lease then ends by itself.
+    pub async fn resign(&self, worker_id: WorkerId) -> Result<(), Error> {
+        sqlx::query_file!("src/store/queries/end_worker.sql", worker_id.0).execute(&self.engine).await?;
+        Ok(())
+    }
+
+    /// Ends the leases that are over and gives what they held to others: queued again, or failed when too many
+    /// executions of it were lost.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn reap(&self) -> Result<Settled, Error> {
+        let mut transaction = self.engine.begin().await?;
+        let expired = sqlx::query_file!("src/store/queries/lock_expired_workers.sql")
+            .fetch_all(&mut *transaction)
+            .await?;
+        if expired.is_empty() {
+            return Ok(Settled::default());
+        }
+        let workers: Vec<i64> = expired.iter().map(|worker| worker.worker_id.0).collect();
+        let held = sqlx::query_file_as!(HeldRow, "src/store/queries/read_held.sql", &workers)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let name = |worker_id| {
+            expired.iter().find(|worker| worker.worker_id == worker_id).map_or("?", |worker| worker.name.as_str())
+        };
+        let batch: Vec<Ended> = held.into_iter().map(|row| lost(name(row.worker_id), row)).collect();
+        let mut step = Step::default();
+        let refused = self.settle_by(&mut transaction, &batch, &mut step).await?;
+        transaction.commit().await?;
+        for worker in &expired {
+            tracing::warn!(worker = worker.name, worker_id = worker.worker_id.0, "a worker's lease ended; its tasks run elsewhere");
+        }
+        Ok(Settled {
+            refused: refused.into_iter().collect(),
+            claimed: Vec::new(),
+            effects: step.effects(),
+            closed: step.closed,
+        })
+    }
+
+    /// Notes that a scheduler begins to watch the clock. Ticks between the end of the last watch and now passed
+    /// unwatched, and `catchup` decides about them.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn begin_watch(&self, lease: Duration, shift: TimeDelta) -> Result<(), Error> {
+        sqlx::query_file!("src/store/queries/begin_watch.sql", lease.as_secs_f64(), shift as _)
+            .execute(&self.engine)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that a scheduler still watches the clock.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn extend_watch(&self, lease: Duration, shift: TimeDelta) -> Result<(), Error> {
+        sqlx::query_file!("src/store/queries/extend_watch.sql", lease.as_secs_f64(), shift as _)
+            .execute(&self.engine)
+            .await?;
+        Ok(())
+    }
+
+    /// Queues the task instances whose time to wake has come.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn wake(&self, shift: TimeDelta) -> Result<Effects, Error> {
+        let woken = sqlx::query_file_scalar!("src/store/queries/wake_sleepers.sql", shift as _)
+            .fetch_one(&self.engine)
+            .await?;
+        Ok(Effects { work: woken > 0, ..Effects::default() })
+    }
+
+    /// In how long the next thing is due by the clock; `None` when nothing is. Zero when it is overdue.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn next_deadline(&self, shift: TimeDelta) -> Result<Option<Duration>, Error> {
+        let seconds = sqlx::query_file_scalar!("src/store/queries/read_next_deadline.sql", shift as _)
+            .fetch_one(&self.engine)
+            .await?;
+        Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
+    }
+}
+
+fn lost(worker: &str, row: HeldRow) -> Ended {
+    Ended {
+        ending: Ending::Failed(Failure {
+            class: FailureClass::Lost,
+            message: format!("worker `{worker}` was lost: it did not renew its lease"),
+            hint: None,
+            exit_code: None,
+        }),
+        execution: Execution {
+            instance_id: row.instance_id,
+            run_id: row.run_id,
+            version_id: row.version_id,
+            ordinal: row.ordinal,
+            worker_id: row.worker_id,
+            epoch: row.epoch,
+            tries: row.tries,
+            tries_allowed: row.tries_allowed,
+            lost: row.lost,
+            continues: row.continues,
+        },
+        lines: Vec::new(),
+        rendered: None,
+    }
+}

@@ -1,0 +1,227 @@
+//! Every SQL statement of the orchestrator, and nothing else. One lowercase file per statement under `queries/`.
+//!
+//! Locks are taken in one order everywhere: runs by id, then DAG rows by id, then task instances, then pools by name.
+//! Whoever holds no run lock takes `ready`, `sleeper`, task instances and queued runs with SKIP LOCKED, so that nobody
+//! waits in a circle. No transaction is open while a task runs, and none rings the bell.
+
+mod claim;
+mod durable;
+mod error;
+mod lease;
+mod log;
+mod people;
+mod publish;
+mod read;
+mod repair;
+mod rows;
+mod runs;
+mod settle;
+mod text;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{
+    PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub use claim::{Appetite, Claimed, Execution};
+pub use durable::Fenced;
+pub use error::Error;
+pub use lease::{Heartbeat, Renewed};
+pub use log::LogLine;
+pub use publish::{Published, PublishedFile, content_hash};
+pub use repair::Rebuilt;
+pub use rows::*;
+pub use settle::{Ended, Ending, Settled};
+
+use crate::model::{Dag, VersionId};
+
+/// The orchestrator's state in Postgres. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// For the engine's own statements: short, prepared, never left waiting by people's queries.
+    engine: PgPool,
+    /// For what people look at, under a statement time-out.
+    people: PgPool,
+    options: Arc<PgConnectOptions>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Versions are immutable, so a definition is read once per process.
+    definitions: Mutex<HashMap<VersionId, Arc<Dag>>>,
+    /// Whether any pool has a limit, as last seen. Only decides whether a claim looks at limited pools at all; that no
+    /// limit is exceeded is decided inside the claim.
+    pools_have_limits: AtomicBool,
+}
+
+/// Whether a DAG runs by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// It gets no scheduled run, and its queued runs do not start.
+    Paused,
+    /// It runs.
+    Active,
+}
+
+/// What a transaction left for others to do, told to the bell after the commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Something became claimable that the caller did not claim.
+    pub work: bool,
+    /// Something sleeps now that a scheduler must wake.
+    pub deadline: bool,
+    /// A running task was taken away from its worker.
+    pub cancelled: bool,
+}
+
+impl Effects {
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            work: self.work || other.work,
+            deadline: self.deadline || other.deadline,
+            cancelled: self.cancelled || other.cancelled,
+        }
+    }
+}
+
+const ENGINE_CONNECTIONS: u32 = 8;
+const PEOPLE_CONNECTIONS: u32 = 6;
+
+impl Store {
+    /// Opens the connection pools. Postgres must answer.
+    ///
+    /// # Errors
+    /// The URL is no Postgres URL, or Postgres cannot be reached.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let options: PgConnectOptions = url.parse()?;
+        let store = Self::with_options(options);
+        store.ping().await?;
+        Ok(store)
+    }
+
+    /// A store on the database of an existing pool, with connections of its own.
+    pub fn from_pool(pool: &PgPool) -> Self {
+        Self::with_options((*pool.connect_options()).clone())
+    }
+
+    fn with_options(options: PgConnectOptions) -> Self {
+        let options = options.application_name("pinwheel").statement_cache_capacity(256);
+        // Every hot statement finds its rows by key. A plan made while the tables were small would go on reading them
+        // whole for as long as the prepared statement lives, so the alternatives are switched off.
+        let engine_options = options.clone().options([
+            ("idle_in_transaction_session_timeout", "30s"),
+            ("lock_timeout", "20s"),
+            ("statement_timeout", "60s"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+        ]);
+        let people_options = options.clone().options([
+            ("idle_in_transaction_session_timeout", "30s"),
+            ("statement_timeout", "15s"),
+            ("jit", "off"),
+        ]);
+        let engine = PgPoolOptions::new()
+            .max_connections(ENGINE_CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(10))
+            // A ping before every statement would double the round trips; a broken connection is found by using it.
+            .test_before_acquire(false)
+            .connect_lazy_with(engine_options);
+        let people = PgPoolOptions::new()
+            .max_connections(PEOPLE_CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(people_options);
+        Self { engine, people, options: Arc::new(options), shared: Arc::default() }
+    }
+
+    /// Brings the database to this version's schema.
+    ///
+    /// # Errors
+    /// A migration failed, or was changed after it had been applied.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        sqlx::migrate!("../migrations/scheduler").run(&self.people).await?;
+        Ok(())
+    }
+
+    /// Asks Postgres whether it is there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query_file_scalar!("src/store/queries/ping.sql").fetch_one(&self.people).await?;
+        Ok(())
+    }
+
+    /// How to open one more connection to the same database, for LISTEN.
+    pub(crate) fn connect_options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// Rings the bell of other processes, outside of any transaction.
+    pub(crate) async fn notify(&self, payload: &str) -> Result<(), Error> {
+        sqlx::query_file_scalar!("src/store/queries/notify.sql", payload).fetch_one(&self.engine).await?;
+        Ok(())
+    }
+
+    /// The definition of a version; read once per process.
+    ///
+    /// # Errors
+    /// The version does not exist, or Postgres cannot be reached.
+    pub async fn definition(&self, version: VersionId) -> Result<Arc<Dag>, Error> {
+        if let Some(dag) = self.known_definition(version) {
+            return Ok(dag);
+        }
+        let mut connection = self.engine.acquire().await?;
+        self.definition_by(&mut connection, version).await
+    }
+
+    fn known_definition(&self, version: VersionId) -> Option<Arc<Dag>> {
+        self.shared.definitions.lock().unwrap_or_else(PoisonError::into_inner).get(&version).cloned()
+    }
+
+    /// The definition of a version, by a connection that is at hand.
+    async fn definition_by(&self, connection: &mut PgConnection, version: VersionId) -> Result<Arc<Dag>, Error> {
+        if let Some(dag) = self.known_definition(version) {
+            return Ok(dag);
+        }
+        let definition = sqlx::query_file_scalar!("src/store/queries/read_definition.sql", version.0)
+            .fetch_optional(connection)
+            .await?
+            .ok_or(Error::UnknownVersion { version_id: version })?;
+        let dag: Arc<Dag> = serde_json::from_value(definition)
+            .map_err(|source| Error::Definition { version_id: version, source })?;
+        self.remember(version, &dag);
+        Ok(dag)
+    }
+
+    fn remember(&self, version: VersionId, dag: &Arc<Dag>) {
+        self.shared
+            .definitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(version, Arc::clone(dag));
+    }
+
+    fn pools_have_limits(&self) -> bool {
+        self.shared.pools_have_limits.load(Ordering::Relaxed)
+    }
+
+    fn note_pools_have_limits(&self, limits: bool) {
+        self.shared.pools_have_limits.store(limits, Ordering::Relaxed);
+    }
+}

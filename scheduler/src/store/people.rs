@@ -1,0 +1,226 @@
+//! What people do to runs and DAGs: cancel, clear, pause.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::{
+    ClearRequest, ClearScope, ClearSelection, Cleared, Error, Paused, Store,
+    settle::{Counters, Step},
+};
+use crate::model::{Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId};
+
+impl Store {
+    /// Ends a queued or running run at once. Tasks that run are final at once as well; their workers hear of it by
+    /// the bell, at the latest with their next heartbeat, and stop their processes.
+    ///
+    /// # Errors
+    /// The run is unknown or final, or Postgres is away.
+    pub async fn cancel_run(&self, run_id: RunId, actor: &str) -> Result<RunState, Error> {
+        let mut transaction = self.engine.begin().await?;
+        let run = sqlx::query_file!("src/store/queries/lock_run.sql", run_id.0)
+            .fetch_optional(&mut *transaction)
+            .await?
+            .ok_or(Error::UnknownRun { run_id })?;
+        if run.state.is_final() {
+            return Err(Error::RunIsFinal { run_id, state: run.state });
+        }
+        sqlx::query_file!("src/store/queries/delete_waits_of_run.sql", run_id.0).execute(&mut *transaction).await?;
+        let stopped = sqlx::query_file_scalar!("src/store/queries/cancel_instances.sql", run_id.0, actor)
+            .fetch_one(&mut *transaction)
+            .await?;
+        sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0).execute(&mut *transaction).await?;
+        sqlx::query_file!("src/store/queries/end_run.sql", run_id.0).execute(&mut *transaction).await?;
+        let detail = json!({ "stopped": stopped });
+        audit(&mut transaction, actor, "cancel", &run.dag_id, Some(run_id), &detail).await?;
+        let mut step = Step::default();
+        self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id]), &mut step).await?;
+        self.finish(&mut transaction, &mut step).await?;
+        transaction.commit().await?;
+        Ok(RunState::Cancelled)
+    }
+
+    /// Takes final task instances back, so that they run again with as many tries as fresh ones. Old tries and logs
+    /// stay. What was chosen must be final (a task that is queued, running or asleep is refused; one that waits will
+    /// run anyway); what only comes along downstream and is in somebody's hands is left alone. A final run goes on
+    /// running, beyond `max_active_runs` if need be.
+    ///
+    /// # Errors
+    /// The run or a task is unknown, a chosen task is active, nothing is left to clear, or Postgres is away.
+    pub async fn clear(&self, request: ClearRequest) -> Result<Cleared, Error> {
+        let ClearRequest { run_id, selection, scope, actor } = request;
+        let mut transaction = self.engine.begin().await?;
+        let run = sqlx::query_file!("src/store/queries/lock_run.sql", run_id.0)
+            .fetch_optional(&mut *transaction)
+            .await?
+            .ok_or(Error::UnknownRun { run_id })?;
+        let dag = self.definition_by(&mut transaction, run.version_id).await?;
+        let instances = sqlx::query_file!("src/store/queries/lock_instances.sql", run_id.0)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let states: Vec<TaskState> = {
+            let mut states = vec![TaskState::Waiting; dag.tasks.len()];
+            for instance in &instances {
+                if let Some(state) = states.get_mut(index(instance.ordinal)) {
+                    *state = instance.state;
+                }
+            }
+            states
+        };
+        let chosen = choose(&dag, &states, &selection, scope)?;
+        let cleared: Vec<_> = instances
+            .iter()
+            .filter(|instance| instance.state.is_final() && chosen.contains(&index(instance.ordinal)))
+            .collect();
+        if cleared.is_empty() {
+            return Err(Error::NothingToClear { run_id });
+        }
+        sqlx::query_file!("src/store/queries/allow_clearing.sql").fetch_one(&mut *transaction).await?;
+        let ids: Vec<i64> = cleared.iter().map(|instance| instance.instance_id.0).collect();
+        let versions: Vec<i64> = vec![run.version_id.0; cleared.len()];
+        let ordinals: Vec<i32> = cleared.iter().map(|instance| instance.ordinal).collect();
+        sqlx::query_file!("src/store/queries/clear_instances.sql", &ids, &versions, &ordinals)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0).execute(&mut *transaction).await?;
+        sqlx::query_file!("src/store/queries/reopen_run.sql", run_id.0).execute(&mut *transaction).await?;
+
+        let tasks: Vec<_> = cleared.iter().map(|instance| dag.tasks[index(instance.ordinal)].id.clone()).collect();
+        let detail = json!({ "tasks": &tasks });
+        audit(&mut transaction, &actor, "clear", &run.dag_id, Some(run_id), &detail).await?;
+        if run.state != RunState::Queued {
+            let mut step = Step::default();
+            step.knows(run_id, run.version_id);
+            let waiting = sqlx::query_file_as!(Counters, "src/store/queries/read_waiting.sql", run_id.0)
+                .fetch_all(&mut *transaction)
+                .await?;
+            let finals = self.promote(&mut transaction, &waiting, &mut step).await?;
+            self.cascade(&mut transaction, finals, &mut step).await?;
+            self.finish(&mut transaction, &mut step).await?;
+        }
+        transaction.commit().await?;
+        Ok(Cleared { tasks })
+    }
+
+    /// Pauses a DAG, or lets it go on. A paused DAG gets no scheduled run and its queued runs do not start; running
+    /// ones go on. Ticks that passed while it was paused are made up for as `catchup` says.
+    ///
+    /// # Errors
+    /// The DAG is unknown, or Postgres is away.
+    pub async fn set_paused(&self, dag: &DagId, paused: Paused, actor: &str) -> Result<(), Error> {
+        let mut transaction = self.engine.begin().await?;
+        let changed = sqlx::query_file!(
+            "src/store/queries/set_paused.sql",
+            dag.as_str(),
+            paused == Paused::Paused
+        )
+        .execute(&mut *transaction)
+        .await?;
+        if changed.rows_affected() == 0 {
+            drop(transaction);
+            return Err(self.unknown_dag(dag.clone()).await?);
+        }
+        let action = match paused {
+            Paused::Paused => "pause",
+            Paused::Active => "unpause",
+        };
+        audit(&mut transaction, actor, action, dag, None, &json!({})).await?;
+        let mut step = Step::default();
+        self.start_runs(&mut transaction, &BTreeSet::from([dag.clone()]), &mut step).await?;
+        self.finish(&mut transaction, &mut step).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+fn index(ordinal: i32) -> usize {
+    usize::try_from(ordinal).expect("ordinals are indices into the version's tasks")
+}
+
+/// The ordinals that a clear is about.
+fn choose(
+    dag: &Dag,
+    states: &[TaskState],
+    selection: &ClearSelection,
+    scope: ClearScope,
+) -> Result<BTreeSet<usize>, Error> {
+    let mut chosen = BTreeSet::new();
+    match selection {
+        ClearSelection::WholeRun => chosen.extend(0..dag.tasks.len()),
+        ClearSelection::Failed => {
+            chosen.extend(states.iter().enumerate().filter_map(|(ordinal, state)| match state {
+                TaskState::Failed | TaskState::UpstreamFailed | TaskState::Cancelled => Some(ordinal),
+                TaskState::Waiting
+                | TaskState::Queued
+                | TaskState::Running
+                | TaskState::Sleeping
+                | TaskState::Success
+                | TaskState::Skipped => None,
+            }));
+        }
+        ClearSelection::Tasks(tasks) => {
+            for task_id in tasks {
+                let (ordinal, _) = dag.task(task_id.as_str()).ok_or_else(|| unknown_task(dag, task_id.as_str()))?;
+                chosen.insert(ordinal);
+            }
+        }
+    }
+    for ordinal in &chosen {
+        match states[*ordinal] {
+            state @ (TaskState::Queued | TaskState::Running | TaskState::Sleeping) => {
+                return Err(Error::TaskIsActive { task_id: dag.tasks[*ordinal].id.to_string(), state });
+            }
+            TaskState::Waiting
+            | TaskState::Success
+            | TaskState::Failed
+            | TaskState::Skipped
+            | TaskState::UpstreamFailed
+            | TaskState::Cancelled => {}
+        }
+    }
+    match scope {
+        ClearScope::Only => {}
+        ClearScope::WithDownstream => {
+            // Ordinals are a topological order, so one pass reaches everything below.
+            for ordinal in 0..dag.tasks.len() {
+                if chosen.contains(&ordinal) {
+                    chosen.extend(&dag.tasks[ordinal].downstream);
+                }
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+fn unknown_task(dag: &Dag, task_id: &str) -> Error {
+    let nearest = dag
+        .tasks
+        .iter()
+        .map(|task| (strsim::jaro_winkler(task.id.as_str(), task_id), task.id.to_string()))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, id)| id);
+    Error::UnknownTask { dag_id: dag.id.clone(), task_id: task_id.to_owned(), nearest }
+}
+
+async fn audit(
+    connection: &mut PgConnection,
+    actor: &str,
+    action: &str,
+    dag_id: &DagId,
+    run_id: Option<RunId>,
+    detail: &serde_json::Value,
+) -> Result<(), Error> {
+    sqlx::query_file!(
+        "src/store/queries/insert_audit.sql",
+        actor,
+        action,
+        dag_id.as_str(),
+        run_id.map(|run_id| run_id.0),
+        detail
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

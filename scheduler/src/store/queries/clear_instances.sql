@@ -1,0 +1,11 @@
+-- Takes final task instances back to waiting, with as many tries as a fresh one has. Lock: these task instances, locked already.
+with cleared as (
+    update task_instance i
+    set state = 'waiting', queued_at = null, finished_at = null, lost = 0, tries_allowed = i.tries + 1 + t.retries
+    from unnest($1::bigint[], $2::bigint[], $3::integer[]) as c (instance_id, version_id, ordinal)
+    join task t on t.version_id = c.version_id and t.ordinal = c.ordinal
+    where i.instance_id = c.instance_id
+        and i.state in ('success', 'failed', 'skipped', 'upstream_failed', 'cancelled')
+    returning i.instance_id
+)
+delete from output o using cleared c where o.instance_id = c.instance_id

@@ -1,0 +1,2 @@
+-- Asks Postgres whether it is there. Lock: none.
+select 1 as "one!"

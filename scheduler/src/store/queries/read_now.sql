@@ -1,0 +1,2 @@
+-- Reads the database's time. Lock: none.
+select clock_timestamp() as "now!"

@@ -1,0 +1,103 @@
+//! How client commands find the database of the Pinwheel that they steer.
+
+use pinwheel_scheduler::{
+    engine::bell,
+    model::{DagId, RunId, TaskId},
+    store::{self, RunRow, Store},
+};
+
+use crate::{
+    embedded::Running,
+    failure::{Failure, Result},
+    settings::Settings,
+};
+
+/// Connects to the database that the settings name, or else to that of the standalone running on the data directory.
+pub(crate) async fn connect(settings: &Settings) -> Result<Store> {
+    Ok(Store::connect(&database_url(settings)?).await?)
+}
+
+fn database_url(settings: &Settings) -> Result<String> {
+    if let Some(url) = &settings.database_url {
+        return Ok(url.clone());
+    }
+    Ok(running(settings)?.database_url)
+}
+
+/// The standalone that runs on the data directory.
+pub(crate) fn running(settings: &Settings) -> Result<Running> {
+    Running::find(&settings.data_dir)?.ok_or_else(|| {
+        Failure::unreachable(format!(
+            "no standalone is running on `{}`, and `database.url` is not set",
+            settings.data_dir.display()
+        ))
+        .hint("start `pinwheel standalone` in another terminal, name its folder with --data-dir, or name a database with --database-url or PINWHEEL_DATABASE_URL")
+    })
+}
+
+/// Wakes idle engines after a change. That it was not heard costs a heartbeat, so it is no error.
+pub(crate) async fn ring(store: &Store) {
+    if let Err(error) = bell::ring(store).await {
+        tracing::debug!(%error, "the bell was not heard");
+    }
+}
+
+/// Who asks, for the audit trail.
+pub(crate) fn actor() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
+        .ok()
+        .flatten();
+    user.map_or_else(
+        || "command line".to_owned(),
+        |user| format!("{} (command line)", user.name),
+    )
+}
+
+/// The run, or the failure that says that there is none.
+pub(crate) async fn run(store: &Store, run_id: RunId) -> Result<RunRow> {
+    Ok(store
+        .run(run_id)
+        .await?
+        .ok_or(store::Error::UnknownRun { run_id })?)
+}
+
+/// Reads a DAG's id from the command line.
+pub(crate) fn dag_id(text: &str) -> std::result::Result<DagId, String> {
+    DagId::new(text).ok_or_else(|| not_a_name("DAG"))
+}
+
+/// Reads a task's id from the command line.
+pub(crate) fn task_id(text: &str) -> std::result::Result<TaskId, String> {
+    TaskId::new(text).ok_or_else(|| not_a_name("task"))
+}
+
+fn not_a_name(what: &str) -> String {
+    format!("the id of a {what} is made of letters, digits, `_`, `.` and `-`")
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        let message = error.to_string();
+        let hint = error.hint();
+        let failure = match &error {
+            _ if error.is_unavailable() => Self::unreachable(message),
+            store::Error::UnknownDag { .. }
+            | store::Error::RetiredDag { .. }
+            | store::Error::UnknownRun { .. }
+            | store::Error::UnknownTask { .. }
+            | store::Error::UnknownVersion { .. }
+            | store::Error::Params(_)
+            | store::Error::RunExists { .. }
+            | store::Error::RunIsFinal { .. }
+            | store::Error::TaskIsActive { .. }
+            | store::Error::NothingToClear { .. } => Self::invalid(message),
+            store::Error::Definition { .. }
+            | store::Error::Migrate(_)
+            | store::Error::Database(_) => Self::failed(message),
+        };
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The command line: what a person types, one file per group of commands. No command decides anything about the
+//! orchestration; each asks the store or starts a role, and prints.
+
+mod check;
+mod client;
+mod dags;
+mod db;
+mod emulate;
+mod env;
+mod logs;
+pub(crate) mod output;
+pub(crate) mod query;
+mod runs;
+mod schedule;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    demo,
+    failure::Result,
+    logging::Logging,
+    roles,
+    settings::{Flags, Settings},
+    standalone,
+};
+
+/// Pinwheel: a workflow orchestrator in one binary, with the data work built in.
+///
+/// DAGs are TOML files, state lives in Postgres. Pinwheel lands Kafka topics in S3, cleans them, writes reports, and
+/// keeps a live view of the same topic beside it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pinwheel",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Start here:
+  pinwheel demo                     the whole pipeline on real pins; pages on http://127.0.0.1:8080
+  pinwheel standalone               everything in one process over the DAG files in dags/
+  pinwheel dags check               check DAG files; needs nothing running
+  pinwheel dags trigger ID --wait   run a DAG now and wait for it
+
+Exit codes:
+  0  what was asked for was done
+  1  it failed: a run failed, the demo's numbers disagree, a role broke
+  2  the command line, a setting or a file is not valid; nothing was done
+  3  a service cannot be reached; the same command may succeed later"
+)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    flags: Flags,
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole pipeline at work on 200 real pins, with services of its own
+    Demo(DemoArguments),
+    /// Run every role in one process, with services of its own where none are set
+    #[command(after_help = "\
+Ctrl-C stops it; everything it keeps is below the data directory, and a second start continues there.
+While it runs, `pinwheel env` prints where its services are, and client commands find it by themselves.")]
+    Standalone,
+    /// Run a scheduler: reads DAG files, makes runs when they are due, recovers lost tasks
+    Scheduler,
+    /// Run a worker: claims and runs tasks
+    Worker,
+    /// Serve the pages and the API
+    Web,
+    /// Serve POST /pin/ and pass what comes on to Kafka
+    Ingest,
+    /// Run the streaming worker: Kafka → cleaning → live tables in Postgres
+    Stream,
+    /// Post pins to an ingest API as users would
+    Emulate(emulate::Arguments),
+    /// List, check, show, trigger and pause DAGs
+    #[command(subcommand)]
+    Dags(dags::Command),
+    /// List, show, cancel and clear runs
+    #[command(subcommand)]
+    Runs(runs::Command),
+    /// Print the log of a task
+    Logs(logs::Arguments),
+    /// Ask when a schedule fires
+    #[command(subcommand)]
+    Schedule(schedule::Command),
+    /// Run read-only SQL over the cleaned datasets
+    Query(query::Arguments),
+    /// Print where a running standalone's services are, as environment variables
+    Env(env::Arguments),
+    /// Look after the database
+    #[command(subcommand)]
+    Db(db::Command),
+}
+
+pub(crate) use self::{dags::wait_until_final, runs::description as run_description};
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It posts 200 real pins, 40 of them twice, and puts 5 malformed messages beside them; runs the DAG pinterest_daily; and
+compares what every part of the pipeline says it did. A second demo on the same data directory continues where the
+first stopped.")]
+pub(crate) struct DemoArguments {
+    /// Leave when the numbers are there: 0 when they agree, 1 when not
+    #[arg(long)]
+    pub(crate) exit: bool,
+    /// Print the numbers as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl CommandLine {
+    /// Does what was asked.
+    pub(crate) async fn run(self) -> Result<()> {
+        let settings = || Settings::read(&self.flags);
+        match self.command {
+            Command::Demo(arguments) => demo::run(&settings()?, &arguments).await,
+            Command::Standalone => standalone::run(&settings()?).await,
+            Command::Scheduler => roles::run_scheduler(&settings()?).await,
+            Command::Worker => roles::run_worker(&settings()?).await,
+            Command::Web => roles::run_web(&settings()?).await,
+            Command::Ingest => roles::run_ingest(&settings()?).await,
+            Command::Stream => roles::run_stream(&settings()?).await,
+            Command::Emulate(arguments) => emulate::run(&settings()?, arguments).await,
+            Command::Dags(command) => command.run(&settings()?).await,
+            Command::Runs(command) => command.run(&settings()?).await,
+            Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
+            Command::Schedule(command) => command.run(),
+            Command::Query(arguments) => query::run(&settings()?, &arguments).await,
+            Command::Env(arguments) => env::run(&settings()?, &arguments),
+            Command::Db(command) => command.run(&settings()?).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_may_stand_before_or_after_the_command() {
+        for line in [
+            ["pinwheel", "--data-dir", "x", "dags", "list"],
+            ["pinwheel", "dags", "--data-dir", "x", "list"],
+            ["pinwheel", "dags", "list", "--data-dir", "x"],
+        ] {
+            let parsed = CommandLine::try_parse_from(line).expect("each is valid");
+            assert_eq!(parsed.flags.data_dir, std::path::Path::new("x"));
+        }
+    }
+
+    #[test]
+    fn every_command_has_one_line_for_people() {
+        fn walk(command: &clap::Command) {
+            for sub in command
+                .get_subcommands()
+                .filter(|sub| sub.get_name() != "help")
+            {
+                assert!(
+                    sub.get_about().is_some(),
+                    "`{}` says nothing about itself",
+                    sub.get_name()
+                );
+                walk(sub);
+            }
+        }
+        walk(&CommandLine::command());
+    }
+}

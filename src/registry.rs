@@ -1,0 +1,57 @@
+//! The kinds of task that this binary knows. The only place that names them all.
+
+use std::{path::Path, sync::Arc};
+
+use pinwheel_tasks::{
+    KafkaSettings, KafkaToS3, Kind, Registry, S3Addressing, S3Settings,
+    clean::Clean,
+    dataset::{Catalog, CatalogError},
+    light_kinds,
+    report::Report,
+    s3::ObjectStore,
+};
+
+use crate::{
+    failure::{Failure, Result},
+    settings::Settings,
+};
+
+/// The kinds of a worker, which runs them: it needs Kafka and S3.
+pub(crate) async fn for_work(settings: &Settings, role: &str) -> Result<Registry> {
+    let kafka = settings.require_kafka(role)?.clone();
+    let s3 = settings.require_s3(role)?.clone();
+    registry(kafka, s3, &settings.dags_folder).await
+}
+
+/// The kinds of a process that only checks files: they know their fields and outputs, and are never run.
+/// `folder` is where the datasets and reports are that files may name.
+pub(crate) async fn for_checks(folder: &Path) -> Result<Registry> {
+    let nowhere = KafkaSettings {
+        brokers: String::new(),
+        properties: Default::default(),
+    };
+    let no_store = S3Settings {
+        endpoint: Some("http://127.0.0.1:9".to_owned()),
+        region: "none".to_owned(),
+        credentials: None,
+        addressing: S3Addressing::Path,
+    };
+    registry(nowhere, no_store, folder).await
+}
+
+async fn registry(kafka: KafkaSettings, s3: S3Settings, folder: &Path) -> Result<Registry> {
+    let store = ObjectStore::connect(&s3).await;
+    let catalog = Arc::new(datasets(folder)?);
+    let heavy: [Arc<dyn Kind>; 3] = [
+        Arc::new(KafkaToS3::new(kafka, s3)),
+        Arc::new(Clean::new(store.clone(), catalog)),
+        Arc::new(Report::new(store, folder)),
+    ];
+    Ok(Registry::new(light_kinds().into_iter().chain(heavy)))
+}
+
+/// The dataset files of a DAG folder.
+pub(crate) fn datasets(folder: &Path) -> Result<Catalog> {
+    Catalog::load(folder.join("datasets"))
+        .map_err(|error: CatalogError| Failure::invalid(error.to_string()))
+}

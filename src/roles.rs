@@ -1,0 +1,404 @@
+//! The roles: how each is put together from settings, and how it runs by itself. `standalone` runs all of them.
+//!
+//! A role that cannot reach a service says so, waits with growing pauses, and goes on when the service is back. It ends by
+//! itself only for what waiting cannot mend.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use pinwheel_scheduler::{
+    engine::{self, Changes, Engine, Roles, SystemClock},
+    store::Store,
+};
+use pinwheel_streaming::{
+    ingest::{self, Ingest, IngestOptions},
+    live,
+    worker::{self, StreamDefinition, Worker, WorkerOptions},
+};
+use pinwheel_tasks::{KafkaSettings, Registry, S3Settings, kafka, s3::ObjectStore};
+use pinwheel_web::{Check, WebOptions, WebState};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    failure::{Failure, Result},
+    progress::say,
+    registry,
+    settings::Settings,
+    shutdown,
+};
+
+/// The topic that posted pins go to.
+pub(crate) const PINS_TOPIC: &str = "pins";
+/// How long a running task may go on after the process was asked to stop.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// `pinwheel scheduler`
+pub(crate) async fn run_scheduler(settings: &Settings) -> Result<()> {
+    let url = settings.require_database("scheduler")?;
+    let registry = registry::for_checks(&settings.dags_folder).await?;
+    run_engine(settings, "scheduler", url, registry, Roles::Scheduler).await
+}
+
+/// `pinwheel worker`
+pub(crate) async fn run_worker(settings: &Settings) -> Result<()> {
+    let url = settings.require_database("worker")?;
+    let registry = registry::for_work(settings, "worker").await?;
+    run_engine(settings, "worker", url, registry, Roles::Worker).await
+}
+
+async fn run_engine(
+    settings: &Settings,
+    role: &str,
+    url: &str,
+    registry: Registry,
+    roles: Roles,
+) -> Result<()> {
+    let shutdown = shutdown::token();
+    let Some(store) = connect(url, &shutdown).await? else {
+        return Ok(());
+    };
+    let engine = start_engine(settings, store, registry, roles, GRACE).await?;
+    say(&format!(
+        "{role} ready: {} slots; Ctrl-C stops it",
+        settings.worker.slots
+    ));
+    shutdown.cancelled().await;
+    say("stopping; running tasks may end first");
+    engine.stop().await;
+    Ok(())
+}
+
+/// `pinwheel web`
+pub(crate) async fn run_web(settings: &Settings) -> Result<()> {
+    let url = settings.require_database("web")?;
+    let shutdown = shutdown::token();
+    let listener = listen_web(settings).await?;
+    let address = local_address(&listener)?;
+    let Some(store) = connect(url, &shutdown).await? else {
+        return Ok(());
+    };
+    let changes = Changes::listen(&store).await?;
+    say(&format!("web ready: http://{address}"));
+    serve_web(
+        listener,
+        store,
+        changes,
+        settings,
+        prometheus::Registry::new(),
+        shutdown,
+    )
+    .await
+}
+
+/// `pinwheel ingest`
+pub(crate) async fn run_ingest(settings: &Settings) -> Result<()> {
+    let kafka = settings.require_kafka("ingest")?;
+    let shutdown = shutdown::token();
+    let ingest = bind_ingest(settings, kafka, prometheus::Registry::new()).await?;
+    say(&format!(
+        "ingest ready: POST http://{}/pin/",
+        ingest.address()
+    ));
+    Ok(ingest.run(shutdown).await?)
+}
+
+/// `pinwheel stream`
+pub(crate) async fn run_stream(settings: &Settings) -> Result<()> {
+    let kafka = settings.require_kafka("stream")?;
+    let url = settings.require_database("stream")?;
+    let shutdown = shutdown::token();
+    let mut workers = JoinSet::new();
+    for (_, worker) in stream_workers(settings, kafka, url, &prometheus::Registry::new())? {
+        workers.spawn(worker.run(shutdown.clone()));
+    }
+    say(&format!(
+        "stream ready: {} streams of {}",
+        workers.len(),
+        settings.dags_folder.display()
+    ));
+    let mut first_failure = Ok(());
+    while let Some(ended) = workers.join_next().await {
+        let ended = ended.expect("a streaming worker does not panic");
+        if let (Err(error), Ok(())) = (ended, &first_failure) {
+            // One stream that cannot go on stops the process, so that whoever watches processes sees it.
+            shutdown.cancel();
+            first_failure = Err(Failure::from(error));
+        }
+    }
+    first_failure
+}
+
+/// Connects to the database and brings it to our schema, waiting while it is away. `None` when we were asked to stop
+/// first.
+pub(crate) async fn connect(url: &str, shutdown: &CancellationToken) -> Result<Option<Store>> {
+    let mut wait = Duration::from_millis(200);
+    loop {
+        let error = match connect_once(url).await {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if error.is_unavailable() => error,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!(
+            wait_ms = wait.as_millis(),
+            "waiting for the database: {error}"
+        );
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(Duration::from_secs(10));
+    }
+}
+
+async fn connect_once(url: &str) -> std::result::Result<Store, pinwheel_scheduler::store::Error> {
+    let store = Store::connect(url).await?;
+    store.migrate().await?;
+    Ok(store)
+}
+
+/// Starts the loops of a scheduler, a worker or both.
+pub(crate) async fn start_engine(
+    settings: &Settings,
+    store: Store,
+    registry: Registry,
+    roles: Roles,
+    grace: Duration,
+) -> Result<Engine> {
+    let defaults = engine::Options::default();
+    let watches_files = match roles {
+        Roles::Scheduler | Roles::Both => true,
+        Roles::Worker => false,
+    };
+    let options = engine::Options {
+        name: settings.worker.name.clone().unwrap_or_else(process_name),
+        queues: settings.worker.queues.clone(),
+        slots: settings.worker.slots,
+        dag_folder: watches_files.then(|| settings.dags_folder.clone()),
+        grace,
+        ..defaults
+    };
+    Ok(Engine::start(store, registry, roles, options, Arc::new(SystemClock)).await?)
+}
+
+fn process_name() -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|host| host.into_string().ok());
+    format!(
+        "{}-{}",
+        host.as_deref().unwrap_or("localhost"),
+        std::process::id()
+    )
+}
+
+/// Takes the address of the pages.
+pub(crate) async fn listen_web(settings: &Settings) -> Result<TcpListener> {
+    Ok(WebOptions {
+        bind: settings.web_bind,
+    }
+    .listen()
+    .await?)
+}
+
+/// The address that was really taken, which a port 0 leaves open.
+pub(crate) fn local_address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener
+        .local_addr()
+        .map_err(|error| Failure::failed("the listener has no address").because(error))
+}
+
+/// Serves pages and API until `shutdown`.
+pub(crate) async fn serve_web(
+    listener: TcpListener,
+    store: Store,
+    changes: Changes,
+    settings: &Settings,
+    metrics: prometheus::Registry,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let mut state =
+        WebState::new(store, counted(changes)).with_metrics(Arc::new(move || metrics.gather()));
+    if let Some(kafka) = &settings.kafka {
+        state = state.with_check(Arc::new(KafkaCheck(kafka.clone())));
+    }
+    if let Some(s3) = &settings.s3 {
+        state = state.with_check(Arc::new(S3Check::new(s3).await));
+    }
+    Ok(pinwheel_web::serve(listener, state, shutdown).await?)
+}
+
+/// Turns the stream of changes into a number that moves. The loop ends with its last reader.
+fn counted(mut changes: Changes) -> watch::Receiver<u64> {
+    let (sender, receiver) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                () = changes.next() => sender.send_modify(|count| *count += 1),
+            }
+        }
+    });
+    receiver
+}
+
+struct KafkaCheck(KafkaSettings);
+
+#[async_trait]
+impl Check for KafkaCheck {
+    fn name(&self) -> &str {
+        "kafka"
+    }
+
+    async fn check(&self) -> std::result::Result<(), String> {
+        kafka::ping(&self.0, Duration::from_secs(2))
+            .await
+            .map_err(|failure| failure.message)
+    }
+}
+
+struct S3Check(ObjectStore);
+
+impl S3Check {
+    async fn new(settings: &S3Settings) -> Self {
+        Self(ObjectStore::connect(settings).await)
+    }
+}
+
+#[async_trait]
+impl Check for S3Check {
+    fn name(&self) -> &str {
+        "s3"
+    }
+
+    async fn check(&self) -> std::result::Result<(), String> {
+        self.0.ping().await.map_err(|error| error.to_string())
+    }
+}
+
+/// Takes the address of the ingest API.
+pub(crate) async fn bind_ingest(
+    settings: &Settings,
+    kafka: &KafkaSettings,
+    metrics: prometheus::Registry,
+) -> Result<Ingest> {
+    refuse_strangers(settings.ingest_bind)?;
+    let mut options = IngestOptions::new(settings.ingest_bind, kafka.clone(), PINS_TOPIC);
+    options.registry = metrics;
+    Ok(Ingest::bind(options).await?)
+}
+
+/// Anybody on the network could post, and nothing authenticates them yet.
+fn refuse_strangers(ingest_bind: SocketAddr) -> Result<()> {
+    if ingest_bind.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(Failure::invalid(format!(
+        "`ingest.bind` is `{ingest_bind}`, which other machines can reach, and there is no authentication yet to keep them out"
+    ))
+    .hint("bind a loopback address such as 127.0.0.1:8000 and put a proxy that authenticates before it"))
+}
+
+/// Sees whether the ingest API could have its port, before there is a broker to start it with.
+pub(crate) async fn check_ingest_port(settings: &Settings) -> Result<()> {
+    let address = settings.ingest_bind;
+    refuse_strangers(address)?;
+    match TcpListener::bind(address).await {
+        Ok(_free) => Ok(()),
+        Err(source) => Err(ingest::Error::Bind { address, source }.into()),
+    }
+}
+
+/// One worker for every stream file, with the stream's name.
+pub(crate) fn stream_workers(
+    settings: &Settings,
+    kafka: &KafkaSettings,
+    database_url: &str,
+    metrics: &prometheus::Registry,
+) -> Result<Vec<(String, Worker)>> {
+    let datasets = registry::datasets(&settings.dags_folder)?;
+    streams(settings)?
+        .into_iter()
+        .map(|stream| {
+            let dataset = datasets.get(&stream.dataset).ok_or_else(|| {
+                Failure::invalid(format!(
+                    "stream `{}` names the unknown dataset `{}`",
+                    stream.id, stream.dataset
+                ))
+                .hint(format!(
+                    "its file belongs into `{}`",
+                    settings.dags_folder.join("datasets").display()
+                ))
+            })?;
+            let name = stream.id.clone();
+            let mut options = WorkerOptions::new(kafka.clone(), database_url, stream, dataset);
+            options.registry = metrics.clone();
+            Ok((name, Worker::new(options)?))
+        })
+        .collect()
+}
+
+/// The stream files of the DAG folder.
+pub(crate) fn streams(settings: &Settings) -> Result<Vec<StreamDefinition>> {
+    StreamDefinition::load_folder(&settings.dags_folder.join("streams"))
+        .map_err(|error| Failure::invalid(error.to_string()))
+}
+
+/// Brings the live view's schema to this version.
+pub(crate) async fn migrate_live(database_url: &str) -> Result<()> {
+    let pool = live::connect(database_url)?;
+    live::migrate(&pool).await?;
+    pool.close().await;
+    Ok(())
+}
+
+impl From<engine::Error> for Failure {
+    fn from(error: engine::Error) -> Self {
+        match error {
+            engine::Error::Store(error) => error.into(),
+            engine::Error::DagFolder { .. } => Self::invalid(error.to_string())
+                .hint("name the folder with --dags, PINWHEEL_DAGS_FOLDER or `dags.folder`"),
+        }
+    }
+}
+
+impl From<pinwheel_web::Error> for Failure {
+    fn from(error: pinwheel_web::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            pinwheel_web::Error::NotLoopback(_) => Self::invalid(message),
+            pinwheel_web::Error::Bind { .. } => Self::invalid(message).hint(
+                "stop what uses it, or choose another with --web-bind (port 0 takes a free one)",
+            ),
+            pinwheel_web::Error::Serve(_) => Self::failed(message),
+        }
+    }
+}
+
+impl From<ingest::Error> for Failure {
+    fn from(error: ingest::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            ingest::Error::Bind { .. } => Self::invalid(message).hint(
+                "stop what uses it, or choose another with --ingest-bind (port 0 takes a free one)",
+            ),
+            ingest::Error::Kafka(_) => Self::invalid(message),
+            ingest::Error::Serve(_) => Self::failed(message),
+        }
+    }
+}
+
+impl From<worker::Error> for Failure {
+    fn from(error: worker::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+/// Only the live view hands out bare database errors.
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        pinwheel_scheduler::store::Error::from(error).into()
+    }
+}

@@ -1,0 +1,573 @@
+//! Where Pinwheel finds its services and where it listens: the settings file, the environment and flags.
+//!
+//! A flag wins over the environment, the environment over the file. Nothing is guessed: a setting that is missing is
+//! an error that names the flag, the variable and the key of the file. Defaults exist only where a wrong one cannot
+//! do harm, and for addresses they are loopback.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use pinwheel_tasks::{
+    KafkaSettings, S3Addressing, S3Credentials, S3Settings,
+    s3::{self, Location},
+};
+use serde::Deserialize;
+
+use crate::failure::{Failure, Result};
+
+/// The settings file that is read when no other is named and it exists.
+const DEFAULT_FILE: &str = "pinwheel.toml";
+/// Where the shipped DAGs write their datasets.
+const DEFAULT_CLEAN_PREFIX: &str = "s3://lake/clean";
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Settings (flag, then environment, then settings file)")]
+pub(crate) struct Flags {
+    /// The settings file [default: pinwheel.toml when it exists]
+    #[arg(long, global = true, env = "PINWHEEL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the embedded default keeps its data, and where client commands look for a running standalone
+    #[arg(
+        long,
+        global = true,
+        env = "PINWHEEL_DATA_DIR",
+        value_name = "DIR",
+        default_value = ".pinwheel"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// `database.url`: the Postgres that holds Pinwheel's state
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    database_url: Option<String>,
+    /// `kafka.brokers`: host:port, several separated by commas
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_KAFKA_BROKERS",
+        value_name = "LIST"
+    )]
+    kafka_brokers: Option<String>,
+    /// `s3.endpoint`: the URL of an S3-compatible store, or `aws`
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_S3_ENDPOINT",
+        value_name = "URL"
+    )]
+    s3_endpoint: Option<String>,
+    /// `s3.region`
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_S3_REGION",
+        value_name = "NAME"
+    )]
+    s3_region: Option<String>,
+    /// `s3.access_key_id`: without it the usual AWS credentials chain is asked
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_S3_ACCESS_KEY_ID",
+        value_name = "ID"
+    )]
+    s3_access_key_id: Option<String>,
+    /// `s3.secret_access_key`; the environment and the file keep it out of process lists
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_S3_SECRET_ACCESS_KEY",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    s3_secret_access_key: Option<String>,
+    /// `dags.folder`: where DAG files, datasets, streams and reports are [default: dags]
+    #[arg(
+        long = "dags",
+        global = true,
+        env = "PINWHEEL_DAGS_FOLDER",
+        value_name = "DIR"
+    )]
+    dags_folder: Option<PathBuf>,
+    /// `lake.clean_prefix`: the s3:// prefix below which `clean` tasks write datasets [default: s3://lake/clean]
+    #[arg(
+        long = "lake",
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_LAKE_CLEAN_PREFIX",
+        value_name = "URL"
+    )]
+    clean_prefix: Option<String>,
+    /// `web.bind`: where the pages and the API listen [default: 127.0.0.1:8080]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_WEB_BIND",
+        value_name = "ADDRESS:PORT"
+    )]
+    web_bind: Option<SocketAddr>,
+    /// `ingest.bind`: where pins are posted [default: 127.0.0.1:8000]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_INGEST_BIND",
+        value_name = "ADDRESS:PORT"
+    )]
+    ingest_bind: Option<SocketAddr>,
+    /// `worker.slots`: how many tasks run at once in this process [default: 4 for every core]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_WORKER_SLOTS",
+        value_name = "NUMBER"
+    )]
+    worker_slots: Option<usize>,
+    /// `embedded.postgres_bin`: the folder with `initdb` and `postgres` for the embedded Postgres
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_POSTGRES_BIN",
+        value_name = "DIR"
+    )]
+    postgres_bin: Option<PathBuf>,
+    /// `embedded.tools`: the folder with the embedded broker
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_TOOLS_DIR",
+        value_name = "DIR"
+    )]
+    tools: Option<PathBuf>,
+}
+
+/// The settings of one process, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) database_url: Option<String>,
+    pub(crate) kafka: Option<KafkaSettings>,
+    pub(crate) s3: Option<S3Settings>,
+    pub(crate) dags_folder: PathBuf,
+    /// Where `clean` tasks write: every dataset has a folder of its name below it.
+    pub(crate) clean_prefix: Location,
+    pub(crate) web_bind: SocketAddr,
+    pub(crate) ingest_bind: SocketAddr,
+    pub(crate) worker: Worker,
+    pub(crate) embedded: Embedded,
+}
+
+/// `[worker]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    pub(crate) name: Option<String>,
+    pub(crate) queues: Vec<String>,
+    pub(crate) slots: usize,
+}
+
+/// `[embedded]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Embedded {
+    pub(crate) postgres_bin: Option<PathBuf>,
+    pub(crate) tools: Option<PathBuf>,
+}
+
+/// One setting in the words of its three places.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Name {
+    key: &'static str,
+    flag: &'static str,
+    variable: &'static str,
+    example: &'static str,
+}
+
+const DATABASE_URL: Name = Name {
+    key: "database.url",
+    flag: "--database-url",
+    variable: "PINWHEEL_DATABASE_URL",
+    example: "postgres://user:password@host/database",
+};
+const KAFKA_BROKERS: Name = Name {
+    key: "kafka.brokers",
+    flag: "--kafka-brokers",
+    variable: "PINWHEEL_KAFKA_BROKERS",
+    example: "broker-1:9092,broker-2:9092",
+};
+const S3_ENDPOINT: Name = Name {
+    key: "s3.endpoint",
+    flag: "--s3-endpoint",
+    variable: "PINWHEEL_S3_ENDPOINT",
+    example: "https://s3.example.com",
+};
+
+impl Settings {
+    /// Reads the file and lays environment and flags over it.
+    pub(crate) fn read(flags: &Flags) -> Result<Self> {
+        let file = File::read(flags.config.as_deref())?;
+        let brokers = flags.kafka_brokers.clone().or(file.kafka.brokers);
+        let s3_endpoint = flags.s3_endpoint.clone().or(file.s3.endpoint);
+        let credentials = credentials(
+            flags.s3_access_key_id.clone().or(file.s3.access_key_id),
+            flags
+                .s3_secret_access_key
+                .clone()
+                .or(file.s3.secret_access_key),
+        )?;
+        let region = flags.s3_region.clone().or(file.s3.region);
+        let slots = flags
+            .worker_slots
+            .or(file.worker.slots)
+            .unwrap_or_else(default_slots);
+        if slots == 0 {
+            return Err(
+                Failure::invalid("`worker.slots` is 0, so no task could ever run")
+                    .hint("leave it out, or set it to how many tasks this process may run at once"),
+            );
+        }
+        let queues = file
+            .worker
+            .queues
+            .unwrap_or_else(|| vec!["default".to_owned()]);
+        Ok(Self {
+            data_dir: flags.data_dir.clone(),
+            database_url: flags.database_url.clone().or(file.database.url),
+            kafka: brokers.map(|brokers| KafkaSettings {
+                brokers,
+                properties: file.kafka.properties,
+            }),
+            s3: s3_endpoint
+                .map(|endpoint| object_store(endpoint, region, credentials, file.s3.addressing)),
+            dags_folder: flags
+                .dags_folder
+                .clone()
+                .or(file.dags.folder)
+                .unwrap_or_else(|| "dags".into()),
+            clean_prefix: clean_prefix(
+                flags
+                    .clean_prefix
+                    .as_deref()
+                    .or(file.lake.clean_prefix.as_deref()),
+            )?,
+            web_bind: flags
+                .web_bind
+                .or(file.web.bind)
+                .unwrap_or(([127, 0, 0, 1], 8080).into()),
+            ingest_bind: flags
+                .ingest_bind
+                .or(file.ingest.bind)
+                .unwrap_or(([127, 0, 0, 1], 8000).into()),
+            worker: Worker {
+                name: file.worker.name,
+                queues,
+                slots,
+            },
+            embedded: Embedded {
+                postgres_bin: flags.postgres_bin.clone().or(file.embedded.postgres_bin),
+                tools: flags.tools.clone().or(file.embedded.tools),
+            },
+        })
+    }
+
+    /// The database, which `role` cannot do without.
+    pub(crate) fn require_database(&self, role: &str) -> Result<&str> {
+        self.database_url
+            .as_deref()
+            .ok_or_else(|| missing(role, DATABASE_URL))
+    }
+
+    /// Kafka, which `role` cannot do without.
+    pub(crate) fn require_kafka(&self, role: &str) -> Result<&KafkaSettings> {
+        self.kafka
+            .as_ref()
+            .ok_or_else(|| missing(role, KAFKA_BROKERS))
+    }
+
+    /// The object store, which `role` cannot do without.
+    pub(crate) fn require_s3(&self, role: &str) -> Result<&S3Settings> {
+        self.s3.as_ref().ok_or_else(|| missing(role, S3_ENDPOINT))
+    }
+}
+
+/// A role was started without a setting that it needs. Only `standalone` and `demo` bring services of their own.
+fn missing(role: &str, name: Name) -> Failure {
+    let Name {
+        key,
+        flag,
+        variable,
+        example,
+    } = name;
+    let (table, field) = key
+        .split_once('.')
+        .expect("every setting stands in a table");
+    Failure::invalid(format!("`pinwheel {role}` needs the setting `{key}`")).hint(format!(
+        "give {flag} {example}, or set {variable}, or write this into {DEFAULT_FILE}:\n\n  [{table}]\n  {field} = \"{example}\"\n\nto try Pinwheel with services of its own, run `pinwheel standalone`"
+    ))
+}
+
+fn clean_prefix(given: Option<&str>) -> Result<Location> {
+    let text = given.unwrap_or(DEFAULT_CLEAN_PREFIX);
+    text.parse().map_err(|error: s3::Error| {
+        Failure::invalid(format!("`lake.clean_prefix` is `{text}`: {error}")).hint(error.hint())
+    })
+}
+
+fn default_slots() -> usize {
+    4 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+fn credentials(id: Option<String>, secret: Option<String>) -> Result<Option<S3Credentials>> {
+    match (id, secret) {
+        (None, None) => Ok(None),
+        (Some(access_key_id), Some(secret_access_key)) => Ok(Some(S3Credentials {
+            access_key_id,
+            secret_access_key,
+        })),
+        (Some(_), None) => Err(half_a_key("s3.access_key_id", "s3.secret_access_key")),
+        (None, Some(_)) => Err(half_a_key("s3.secret_access_key", "s3.access_key_id")),
+    }
+}
+
+fn half_a_key(given: &str, absent: &str) -> Failure {
+    Failure::invalid(format!("`{given}` is set, `{absent}` is not"))
+        .hint("set both, or neither to use the usual AWS credentials chain")
+}
+
+fn object_store(
+    endpoint: String,
+    region: Option<String>,
+    credentials: Option<S3Credentials>,
+    addressing: Option<S3Addressing>,
+) -> S3Settings {
+    let is_aws = endpoint == "aws";
+    let usual = if is_aws {
+        S3Addressing::VirtualHost
+    } else {
+        S3Addressing::Path
+    };
+    S3Settings {
+        endpoint: (!is_aws).then_some(endpoint),
+        region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+        credentials,
+        addressing: addressing.unwrap_or(usual),
+    }
+}
+
+/// The settings file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    database: DatabaseTable,
+    kafka: KafkaTable,
+    s3: S3Table,
+    dags: DagsTable,
+    lake: LakeTable,
+    web: BindTable,
+    ingest: BindTable,
+    worker: WorkerTable,
+    embedded: EmbeddedTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DatabaseTable {
+    url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct KafkaTable {
+    brokers: Option<String>,
+    properties: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct S3Table {
+    endpoint: Option<String>,
+    region: Option<String>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<String>,
+    addressing: Option<S3Addressing>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DagsTable {
+    folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LakeTable {
+    clean_prefix: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct BindTable {
+    bind: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct WorkerTable {
+    name: Option<String>,
+    queues: Option<Vec<String>>,
+    slots: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct EmbeddedTable {
+    postgres_bin: Option<PathBuf>,
+    tools: Option<PathBuf>,
+}
+
+impl File {
+    fn read(named: Option<&Path>) -> Result<Self> {
+        let path = match named {
+            Some(path) => path,
+            None if Path::new(DEFAULT_FILE).exists() => Path::new(DEFAULT_FILE),
+            None => return Ok(Self::default()),
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::invalid(format!(
+                "cannot read the settings file `{}`",
+                path.display()
+            ))
+            .because(error)
+            .hint("`pinwheel.example.toml` shows every setting")
+        })?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| {
+            let failure = Failure::invalid(format!("the settings file `{name}` is not valid"))
+                .hint("`pinwheel.example.toml` shows every setting");
+            match error.span() {
+                Some(span) => failure.at(name, text, span, error.message()),
+                None => failure.because(error),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("it can be written");
+        file
+    }
+
+    fn read(text: &str, flags: &[&str]) -> Result<Settings> {
+        let file = file(text);
+        let path = file.path().to_str().expect("temporary paths are UTF-8");
+        let line = ["pinwheel", "--config", path]
+            .into_iter()
+            .chain(flags.iter().copied());
+        Settings::read(
+            &CommandLine::try_parse_from(line)
+                .expect("the flags exist")
+                .flags,
+        )
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let text = "[kafka]\nbrokers = \"file:9092\"\n[web]\nbind = \"127.0.0.1:1\"\n";
+        let settings = read(text, &["--kafka-brokers", "flag:9092"]).expect("valid");
+        assert_eq!(settings.kafka.expect("given").brokers, "flag:9092");
+        assert_eq!(settings.web_bind, ([127, 0, 0, 1], 1).into());
+    }
+
+    #[test]
+    fn an_unknown_key_is_shown_with_its_place() {
+        let failure = read("[database]\nurn = \"x\"\n", &[]).expect_err("`urn` is no setting");
+        let report = format!("{:?}", miette::Report::new(failure));
+        assert!(report.contains("unknown field `urn`"), "{report}");
+    }
+
+    #[test]
+    fn the_example_file_is_valid_and_shows_every_table() {
+        let text = include_str!("../pinwheel.example.toml");
+        File::parse("pinwheel.example.toml", text).expect("valid as it is");
+        let uncommented: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("#") {
+                Some(rest) if !rest.starts_with(' ') => rest,
+                _ => line,
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let file =
+            File::parse("pinwheel.example.toml", &uncommented).expect("valid with every setting");
+        assert!(
+            file.database.url.is_some()
+                && file.kafka.brokers.is_some()
+                && file.s3.endpoint.is_some()
+        );
+        assert!(
+            file.web.bind.is_some() && file.ingest.bind.is_some() && file.worker.slots.is_some()
+        );
+        assert!(file.dags.folder.is_some() && file.embedded.tools.is_some());
+    }
+
+    #[test]
+    fn a_missing_setting_is_named_in_all_three_places() {
+        let failure = read("", &[])
+            .expect("valid")
+            .require_kafka("stream")
+            .expect_err("none is given");
+        let report = format!("{:?}", miette::Report::new(failure));
+        for name in [
+            "kafka.brokers",
+            "--kafka-brokers",
+            "PINWHEEL_KAFKA_BROKERS",
+            "pinwheel.toml",
+        ] {
+            assert!(report.contains(name), "{report}");
+        }
+    }
+
+    #[test]
+    fn half_a_key_is_refused() {
+        assert!(
+            read(
+                "[s3]\nendpoint = \"http://x\"\naccess_key_id = \"a\"\n",
+                &[]
+            )
+            .is_err()
+        );
+    }
+}

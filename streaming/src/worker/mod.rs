@@ -1,0 +1,773 @@
+//! The streaming worker: Kafka → the dataset's cleaning → Postgres, each event exactly once.
+//!
+//! Postgres is the truth for offsets. A worker takes the partitions of its stream by raising their generation; from then
+//! on every batch is one transaction that begins by moving the offsets under the guard of generation and old offset. So a
+//! batch is written once or not at all, whatever is killed when, and an earlier owner that still runs writes nothing.
+//!
+//! A worker that finds its generation raised stops ([`Error::Fenced`]); it never takes partitions back, or two workers
+//! would take them from each other for ever.
+
+mod definition;
+mod fold;
+mod plan;
+mod sink;
+mod source;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::Utc;
+use pinwheel_tasks::{KafkaSettings, dataset::Dataset, kafka as client};
+use prometheus::Registry;
+use rdkafka::error::KafkaError;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    definition::{DefinitionError, OnGap, StreamDefinition, WindowDefinition},
+    status::{PartitionStatus, State, Status},
+};
+use self::{
+    fold::{Folded, Position},
+    plan::Plan,
+    sink::{Held, NotCommitted, Sink},
+    source::{BatchLimits, Event, Extent, Reading, Source},
+};
+use crate::{backoff::Backoff, metrics};
+
+pub(crate) use self::{definition::is_identifier, sink::migrate};
+
+/// A pool for readers.
+pub(crate) fn pool(database_url: &str) -> Result<sqlx::PgPool, sqlx::Error> {
+    sink::pool(database_url, 4)
+}
+
+/// How a streaming worker runs.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Where Kafka is.
+    pub kafka: KafkaSettings,
+    /// Where Postgres is (`database.url`).
+    pub database_url: String,
+    /// The stream.
+    pub stream: StreamDefinition,
+    /// The dataset that the stream names.
+    pub dataset: Arc<Dataset>,
+    /// The worker's name, shown as the owner of the partitions.
+    pub name: String,
+    /// A batch ends with so many messages.
+    pub batch_messages: usize,
+    /// A batch ends with so many bytes.
+    pub batch_bytes: usize,
+    /// A batch ends so long after its first message.
+    pub batch_time: Duration,
+    /// How often new partitions are looked for, and whether an idle worker still owns the old ones.
+    pub discovery: Duration,
+    /// Where the metrics are counted.
+    pub registry: Registry,
+}
+
+impl WorkerOptions {
+    /// Options with the defaults that fit most.
+    pub fn new(
+        kafka: KafkaSettings,
+        database_url: impl Into<String>,
+        stream: StreamDefinition,
+        dataset: Arc<Dataset>,
+    ) -> Self {
+        Self {
+            kafka,
+            database_url: database_url.into(),
+            stream,
+            dataset,
+            name: format!("stream-{}", std::process::id()),
+            batch_messages: 5_000,
+            batch_bytes: 16 * 1024 * 1024,
+            batch_time: Duration::from_millis(100),
+            discovery: Duration::from_secs(10),
+            registry: Registry::new(),
+        }
+    }
+}
+
+/// Why a worker stopped that was not asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The stream does not fit its dataset.
+    #[error("stream `{stream}` cannot run: {problem}")]
+    Plan {
+        /// The stream.
+        stream: String,
+        /// What does not fit.
+        problem: String,
+    },
+    /// Another worker took the partitions.
+    #[error(
+        "another worker has taken partition {partition} of stream `{stream}` (generation {generation})"
+    )]
+    Fenced {
+        /// The stream.
+        stream: String,
+        /// One of the partitions.
+        partition: i32,
+        /// The generation that the other worker holds.
+        generation: i64,
+    },
+    /// The broker has deleted offsets that were not read yet.
+    #[error(
+        "offsets {from} to {to} of `{topic}` partition {partition} are gone before stream `{stream}` read them; \
+         set `on_gap = \"skip\"` in the stream file to record the gap and go on behind it"
+    )]
+    Gap {
+        /// The stream.
+        stream: String,
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The first offset that is gone.
+        from: i64,
+        /// The last offset that is gone.
+        to: i64,
+    },
+    /// The partition ends before the stored offset: the topic was deleted and made anew, or lost its tail.
+    #[error(
+        "`{topic}` partition {partition} ends at offset {end}, but stream `{stream}` has read up to {next}: the topic was made anew or lost \
+         records; give the stream another `id` to read it from the beginning"
+    )]
+    Truncated {
+        /// The stream.
+        stream: String,
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The end of the partition.
+        end: i64,
+        /// The next offset that the stream would read.
+        next: i64,
+    },
+    /// Postgres refuses what waiting does not heal.
+    #[error("stream `{stream}`: Postgres refuses: {source}")]
+    Database {
+        /// The stream.
+        stream: String,
+        /// What it said.
+        source: sqlx::Error,
+    },
+    /// Kafka refuses what waiting does not heal.
+    #[error("stream `{stream}`: Kafka refuses: {source}")]
+    Kafka {
+        /// The stream.
+        stream: String,
+        /// What it said.
+        source: KafkaError,
+    },
+}
+
+/// A streaming worker.
+pub struct Worker {
+    options: WorkerOptions,
+    plan: Arc<Plan>,
+    sink: Sink,
+    metrics: metrics::Worker,
+    status: watch::Sender<Status>,
+    /// What was taken, for as long as the process lives: never taken twice.
+    held: BTreeMap<i32, Held>,
+    backoff: Backoff,
+}
+
+/// Runs a stream until `shutdown`.
+///
+/// # Errors
+///
+/// See [`Error`]. Postgres or Kafka being away is no error: it waits.
+pub async fn run(options: WorkerOptions, shutdown: CancellationToken) -> Result<(), Error> {
+    Worker::new(options)?.run(shutdown).await
+}
+
+/// How a session with Kafka and Postgres ended.
+enum End {
+    /// Asked to stop.
+    Shutdown,
+    /// The topic has partitions that were not there before, or an uncertain commit must be read again.
+    Again,
+}
+
+/// Why a session ended otherwise.
+enum Broken {
+    /// Postgres is away; it is waited for.
+    PostgresAway(String),
+    /// Kafka is away, or not as it should be; it is waited for.
+    Away(String),
+    /// Somebody must decide.
+    Fatal(Error),
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl Worker {
+    /// Binds the stream to its dataset. Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// When the two do not fit, or the database's address is not valid.
+    pub fn new(options: WorkerOptions) -> Result<Self, Error> {
+        let stream = options.stream.id.clone();
+        if options.stream.dataset != options.dataset.id() {
+            let problem = format!(
+                "it names the dataset `{}` and was given `{}`",
+                options.stream.dataset,
+                options.dataset.id()
+            );
+            return Err(Error::Plan { stream, problem });
+        }
+        let plan =
+            Plan::new(options.stream.clone(), Arc::clone(&options.dataset)).map_err(|problem| {
+                Error::Plan {
+                    stream: stream.clone(),
+                    problem,
+                }
+            })?;
+        let pool = sink::pool(&options.database_url, 2)
+            .map_err(|source| Error::Database { stream, source })?;
+        let metrics = metrics::Worker::register(&options.registry);
+        Ok(Self {
+            plan: Arc::new(plan),
+            sink: Sink::new(pool),
+            metrics,
+            status: watch::Sender::new(Status::default()),
+            held: BTreeMap::new(),
+            backoff: Backoff::new(),
+            options,
+        })
+    }
+
+    /// What the worker says of itself, from now on.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs until `shutdown`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]. Postgres or Kafka being away is no error: it waits.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let result = self.sessions(&shutdown).await;
+        let stream = self.plan.definition.id.clone();
+        self.metrics.up.with_label_values(&[&stream]).set(0);
+        match &result {
+            Ok(()) => self.say(State::Stopped, None),
+            Err(error) => self.say(State::Failed, Some(error.to_string())),
+        }
+        // A fenced worker has nothing more to say of a stream that is not its own.
+        if !matches!(result, Err(Error::Fenced { .. })) {
+            self.write_status().await;
+        }
+        self.sink.close().await;
+        result
+    }
+
+    async fn sessions(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+        let mut said: Option<String> = None;
+        loop {
+            let (reason, can_write) = match self.session(shutdown).await {
+                Ok(End::Shutdown) => return Ok(()),
+                Ok(End::Again) => continue,
+                Err(Broken::Fatal(error)) => return Err(error),
+                Err(Broken::Away(reason)) => (reason, true),
+                Err(Broken::PostgresAway(reason)) => (reason, false),
+            };
+            let stream = &self.plan.definition.id;
+            self.metrics.up.with_label_values(&[stream]).set(0);
+            let is_new =
+                said.as_ref() != Some(&reason) || self.status.borrow().state == State::Running;
+            if is_new {
+                tracing::warn!(stream, reason, "stream `{stream}` waits: {reason}");
+            }
+            self.say(State::Waiting, Some(reason.clone()));
+            said = Some(reason);
+            if is_new && can_write {
+                self.write_status().await;
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(self.backoff.next()) => {}
+            }
+        }
+    }
+
+    /// Connects, takes what is new, reads and commits, until something ends it.
+    async fn session(&mut self, shutdown: &CancellationToken) -> Result<End, Broken> {
+        let source = Source::new(
+            &self.options.kafka,
+            &self.plan.definition.id,
+            &self.plan.definition.topic,
+        )
+        .map_err(|error| self.kafka(error))?;
+        let ended = self.session_with(&source, shutdown).await;
+        source.close().await;
+        ended
+    }
+
+    async fn session_with(
+        &mut self,
+        source: &Source,
+        shutdown: &CancellationToken,
+    ) -> Result<End, Broken> {
+        let found = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(End::Shutdown),
+            opened = self.open(source) => opened?,
+        };
+        self.check_extents(&found).await?;
+        let positions = self.held.iter().map(|(partition, held)| {
+            (
+                *partition,
+                Position {
+                    next_offset: held.next_offset,
+                    watermark_ms: held.watermark_ms,
+                },
+            )
+        });
+        let limits = BatchLimits {
+            messages: self.options.batch_messages,
+            bytes: self.options.batch_bytes,
+            time: self.options.batch_time,
+        };
+        let reading = source
+            .read(Arc::clone(&self.plan), positions.collect(), limits)
+            .map_err(|error| self.kafka(error))?;
+        let stream = self.plan.definition.id.clone();
+        if self.status.borrow().state != State::Running {
+            tracing::info!(
+                stream,
+                topic = self.plan.definition.topic,
+                partitions = self.held.len(),
+                "stream `{stream}` reads"
+            );
+        }
+        self.metrics.up.with_label_values(&[&stream]).set(1);
+        self.backoff.reset();
+        self.say(State::Running, None);
+        self.see_ends(
+            found
+                .iter()
+                .map(|(partition, extent)| (*partition, extent.end)),
+        );
+        self.write_status().await;
+        let mut reading = reading;
+        let ended = self.consume(source, &mut reading, shutdown).await;
+        reading.stop().await;
+        ended
+    }
+
+    /// Reaches both ends and makes sure that every partition of the topic is held.
+    async fn open(&mut self, source: &Source) -> Result<BTreeMap<i32, Extent>, Broken> {
+        self.sink
+            .prepare(&self.plan)
+            .await
+            .map_err(|error| self.database(error))?;
+        let found = source.discover().await.map_err(|error| self.kafka(error))?;
+        let Some(found) = found else {
+            return Err(Broken::Away(format!(
+                "topic `{}` does not exist yet",
+                self.plan.definition.topic
+            )));
+        };
+        self.reread().await?;
+        let new: BTreeMap<i32, i64> = found
+            .iter()
+            .filter(|(partition, _)| !self.held.contains_key(partition))
+            .map(|(partition, extent)| (*partition, extent.first))
+            .collect();
+        if !new.is_empty() {
+            let taken = self
+                .sink
+                .take(&self.plan, &self.options.name, &new)
+                .await
+                .map_err(|error| self.database(error))?;
+            tracing::info!(stream = self.plan.definition.id, partitions = ?taken.keys().collect::<Vec<_>>(), "stream: took partitions");
+            self.held.extend(taken);
+        }
+        Ok(found)
+    }
+
+    /// Reads the offsets of what is held again: after an uncertain commit they may have moved. Somebody else's generation
+    /// means that this worker is out.
+    async fn reread(&mut self) -> Result<(), Broken> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let now = self
+            .sink
+            .offsets(&self.plan)
+            .await
+            .map_err(|error| self.database(error))?;
+        for (partition, held) in &mut self.held {
+            let stands = now.get(partition).copied();
+            match stands {
+                Some(stands) if stands.generation == held.generation => *held = stands,
+                Some(Held { generation, .. }) => {
+                    return Err(Broken::Fatal(Error::Fenced {
+                        stream: self.plan.definition.id.clone(),
+                        partition: *partition,
+                        generation,
+                    }));
+                }
+                None => {
+                    return Err(Broken::Fatal(Error::Fenced {
+                        stream: self.plan.definition.id.clone(),
+                        partition: *partition,
+                        generation: 0,
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares where to read with what the broker has.
+    async fn check_extents(&mut self, found: &BTreeMap<i32, Extent>) -> Result<(), Broken> {
+        for (&partition, &extent) in found {
+            let Some(&held) = self.held.get(&partition) else {
+                continue;
+            };
+            let definition = &self.plan.definition;
+            let (stream, topic) = (definition.id.clone(), definition.topic.clone());
+            if held.next_offset > extent.end {
+                return Err(Error::Truncated {
+                    stream,
+                    topic,
+                    partition,
+                    end: extent.end,
+                    next: held.next_offset,
+                }
+                .into());
+            }
+            if held.next_offset >= extent.first {
+                continue;
+            }
+            match definition.on_gap {
+                OnGap::Fail => {
+                    return Err(Error::Gap {
+                        stream,
+                        topic,
+                        partition,
+                        from: held.next_offset,
+                        to: extent.first - 1,
+                    }
+                    .into());
+                }
+                OnGap::Skip => {
+                    let moved = self
+                        .sink
+                        .skip_gap(&self.plan, partition, held, extent.first)
+                        .await
+                        .map_err(|error| self.database(error))?;
+                    if !moved {
+                        return Err(Broken::Away(
+                            "the offsets moved while a gap was skipped".to_owned(),
+                        ));
+                    }
+                    tracing::warn!(
+                        stream,
+                        topic,
+                        partition,
+                        from = held.next_offset,
+                        to = extent.first - 1,
+                        "stream: skipped offsets that are gone"
+                    );
+                    self.held.insert(
+                        partition,
+                        Held {
+                            next_offset: extent.first,
+                            ..held
+                        },
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn consume(
+        &mut self,
+        source: &Source,
+        reading: &mut Reading,
+        shutdown: &CancellationToken,
+    ) -> Result<End, Broken> {
+        let mut every_second = tokio::time::interval(Duration::from_secs(1));
+        every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        every_second.tick().await;
+        let mut last = (Instant::now(), self.status.borrow().events);
+        let mut looked = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(End::Shutdown),
+                _ = every_second.tick() => {
+                    let now = Instant::now();
+                    let events = self.status.borrow().events;
+                    self.tick(source, (events - last.1) as f64 / (now - last.0).as_secs_f64()).await;
+                    last = (now, events);
+                    if looked.elapsed() >= self.options.discovery {
+                        looked = now;
+                        self.reread_quietly().await?;
+                        if self.has_new_partitions(source).await {
+                            return Ok(End::Again);
+                        }
+                    }
+                }
+                event = reading.next() => match event {
+                    Some(Event::Batch(folded)) => {
+                        if let Some(end) = self.commit(folded).await? {
+                            return Ok(end);
+                        }
+                    }
+                    // The next session compares offsets with the broker and says what is gone.
+                    Some(Event::OutOfRange) => return Err(Broken::Away(format!("an offset of `{}` does not exist", self.plan.definition.topic))),
+                    Some(Event::Failed(error)) => return Err(self.kafka(error)),
+                    None => return Err(Broken::Away("the reading thread has ended".to_owned())),
+                },
+            }
+        }
+    }
+
+    /// Commits one batch. `Some` asks for a new session.
+    async fn commit(&mut self, folded: Folded) -> Result<Option<End>, Broken> {
+        let started = Instant::now();
+        let advances = folded.advances.clone();
+        let mut dead: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for letter in &folded.dead {
+            *dead.entry(letter.rejected.stage.word()).or_default() += 1;
+        }
+        match self.sink.commit(&self.plan, &self.held, folded).await {
+            Ok(()) => {}
+            Err(NotCommitted::Guarded) => {
+                // Either somebody took the partitions, and the next look says so, or an earlier commit arrived after all.
+                self.reread().await?;
+                return Ok(Some(End::Again));
+            }
+            Err(NotCommitted::Database(error)) => return Err(self.database(error)),
+        }
+        let stream = self.plan.definition.id.clone();
+        self.metrics.batches.with_label_values(&[&stream]).inc();
+        self.metrics
+            .commit
+            .with_label_values(&[&stream])
+            .observe(started.elapsed().as_secs_f64());
+        self.metrics
+            .last_commit
+            .with_label_values(&[&stream])
+            .set(Utc::now().timestamp_millis() as f64 / 1000.0);
+        for (stage, count) in &dead {
+            self.metrics
+                .dead
+                .with_label_values(&[stream.as_str(), stage])
+                .inc_by(*count);
+        }
+        let (mut events, mut late) = (0, 0);
+        for (partition, advance) in advances {
+            events += advance.events.unsigned_abs();
+            late += advance.late.unsigned_abs();
+            if let Some(watermark) = advance.watermark_ms {
+                self.metrics
+                    .watermark_of(&stream, partition)
+                    .set(watermark as f64 / 1000.0);
+            }
+            if let Some(held) = self.held.get_mut(&partition) {
+                held.next_offset = advance.next_offset;
+                held.watermark_ms = advance.watermark_ms;
+            }
+        }
+        self.metrics.events_of(&stream).inc_by(events);
+        self.metrics.late.with_label_values(&[&stream]).inc_by(late);
+        let partitions = self.partition_status();
+        self.status.send_modify(|status| {
+            status.events += events;
+            status.late += late;
+            status.dead_letters += dead.values().sum::<u64>();
+            status.last_commit = Some(Utc::now());
+            status.partitions = partitions;
+        });
+        Ok(None)
+    }
+
+    /// Once a second: lag, throughput, and whether the broker is there.
+    async fn tick(&mut self, source: &Source, events_per_second: f64) {
+        let reported = source.reported();
+        let before = self.status.borrow().clone();
+        self.see_ends(reported.ends.into_iter());
+        self.status.send_if_modified(|status| {
+            let changed = status.events_per_second != events_per_second;
+            status.events_per_second = events_per_second;
+            changed
+        });
+        let stream = self.plan.definition.id.clone();
+        match reported.is_connected {
+            Some(false) if before.state == State::Running => {
+                let reason = self.kafka_away();
+                tracing::warn!(stream, reason, "stream `{stream}` waits: {reason}");
+                self.metrics.up.with_label_values(&[&stream]).set(0);
+                self.say(State::Waiting, Some(reason));
+            }
+            Some(true) if before.state == State::Waiting => {
+                tracing::info!(stream, "stream `{stream}` reads again");
+                self.metrics.up.with_label_values(&[&stream]).set(1);
+                self.say(State::Running, None);
+            }
+            Some(_) | None => {}
+        }
+        if *self.status.borrow() != before || before.events_per_second > 0.0 {
+            self.write_status().await;
+        }
+    }
+
+    /// An idle worker commits nothing and would not notice that it was fenced.
+    async fn reread_quietly(&mut self) -> Result<(), Broken> {
+        let before = self.held.clone();
+        match self.reread().await {
+            Ok(()) => {
+                // Batches under way count from the offsets that this worker knows.
+                self.held = before;
+                Ok(())
+            }
+            Err(Broken::Fatal(error)) => Err(Broken::Fatal(error)),
+            Err(Broken::Away(_) | Broken::PostgresAway(_)) => Ok(()),
+        }
+    }
+
+    async fn has_new_partitions(&self, source: &Source) -> bool {
+        match source.partitions().await {
+            Ok(Some(partitions)) => partitions
+                .iter()
+                .any(|partition| !self.held.contains_key(partition)),
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    fn see_ends(&self, ends: impl Iterator<Item = (i32, i64)>) {
+        let ends: BTreeMap<i32, i64> = ends.collect();
+        let mut partitions = self.partition_status();
+        for partition in &mut partitions {
+            if let Some(end) = ends.get(&partition.partition) {
+                // What was read tells more than a report that is a second old.
+                let end = (*end).max(partition.next_offset);
+                partition.end_offset = Some(end);
+                partition.lag = Some(end - partition.next_offset);
+                let labels = [
+                    self.plan.definition.id.as_str(),
+                    &partition.partition.to_string(),
+                ];
+                self.metrics
+                    .lag
+                    .with_label_values(&labels)
+                    .set(end - partition.next_offset);
+            }
+        }
+        self.status.send_if_modified(|status| {
+            let changed = status.partitions != partitions;
+            status.partitions = partitions;
+            changed
+        });
+    }
+
+    fn partition_status(&self) -> Vec<PartitionStatus> {
+        let status = self.status.borrow();
+        let known = |partition| {
+            status
+                .partitions
+                .iter()
+                .find(|known| known.partition == partition)
+                .and_then(|known| known.end_offset)
+        };
+        self.held
+            .iter()
+            .map(|(&partition, held)| {
+                let end_offset = known(partition).map(|end| end.max(held.next_offset));
+                PartitionStatus {
+                    partition,
+                    generation: held.generation,
+                    next_offset: held.next_offset,
+                    end_offset,
+                    lag: end_offset.map(|end| end - held.next_offset),
+                    watermark: held
+                        .watermark_ms
+                        .and_then(chrono::DateTime::from_timestamp_millis),
+                }
+            })
+            .collect()
+    }
+
+    fn say(&self, state: State, problem: Option<String>) {
+        let partitions = self.partition_status();
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.problem = problem;
+            status.partitions = partitions;
+            if state != State::Running {
+                status.events_per_second = 0.0;
+            }
+        });
+    }
+
+    /// The pages' copy. Not being able to write it is no reason to stop: who cannot reach Postgres finds out by itself.
+    async fn write_status(&self) {
+        let status = self.status.borrow().clone();
+        if let Err(error) = self
+            .sink
+            .write_status(&self.plan, &self.options.name, &status)
+            .await
+        {
+            tracing::debug!(%error, "stream: status not written: {error}");
+        }
+    }
+
+    fn database(&self, error: sqlx::Error) -> Broken {
+        if sink::is_passing(&error) {
+            return Broken::PostgresAway(format!(
+                "cannot reach Postgres at `database.url`: {error}"
+            ));
+        }
+        Broken::Fatal(Error::Database {
+            stream: self.plan.definition.id.clone(),
+            source: error,
+        })
+    }
+
+    fn kafka(&self, error: KafkaError) -> Broken {
+        match client::trouble(&error) {
+            client::Trouble::Away => Broken::Away(self.kafka_away()),
+            client::Trouble::UnknownTopic => Broken::Away(format!(
+                "topic `{}` does not exist yet",
+                self.plan.definition.topic
+            )),
+            client::Trouble::Denied | client::Trouble::Settings | client::Trouble::Permanent => {
+                Broken::Fatal(Error::Kafka {
+                    stream: self.plan.definition.id.clone(),
+                    source: error,
+                })
+            }
+        }
+    }
+
+    fn kafka_away(&self) -> String {
+        format!(
+            "cannot reach Kafka at `{}`, the setting `kafka.brokers`",
+            self.options.kafka.brokers
+        )
+    }
+}

@@ -1,0 +1,565 @@
+//! The worker's side of Postgres: the truth for offsets, and the one transaction per batch.
+//!
+//! Every statement of the worker is here or in `plan`. A transaction begins with the guarded move of the offsets; what
+//! follows is only written when this worker still owns every partition of the batch at the expected offset.
+
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
+
+use chrono::{DateTime, Utc};
+use pinwheel_tasks::dataset::{Cell, ColumnType};
+use sqlx::{
+    AssertSqlSafe, PgPool, Postgres, Row as _, Transaction,
+    migrate::MigrateError,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
+};
+
+use super::{
+    fold::{Counts, DeadLetter, Folded, Post},
+    plan::{Plan, Window},
+    status::Status,
+};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/streaming");
+
+/// No statement of the worker takes this long; one that does is waited for elsewhere.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A partition that this worker took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) generation: i64,
+    pub(super) next_offset: i64,
+    pub(super) watermark_ms: Option<i64>,
+}
+
+/// Why a batch was not committed, as far as the worker knows.
+#[derive(Debug)]
+pub(super) enum NotCommitted {
+    /// The guard hit fewer rows than the batch has partitions: somebody else moved them, or an earlier commit of this
+    /// worker arrived although its answer was lost. Nothing was written.
+    Guarded,
+    /// Postgres failed; whether the commit arrived must be read again.
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for NotCommitted {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+pub(super) struct Sink {
+    pool: PgPool,
+}
+
+/// Opens a pool whose search path is the schema `live`. Connects when it is first used.
+pub(super) fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
+    let options = PgConnectOptions::from_str(url)?
+        .application_name("pinwheel stream")
+        .options([
+            ("search_path", "live"),
+            ("statement_timeout", "30s"),
+            ("idle_in_transaction_session_timeout", "30s"),
+        ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(4))
+        .connect_lazy_with(options))
+}
+
+impl Sink {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Makes the schema, runs its migrations and makes the stream's table.
+    pub(super) async fn prepare(&self, plan: &Plan) -> Result<(), sqlx::Error> {
+        migrate(&self.pool).await?;
+        let table: Option<String> = sqlx::query_scalar("select to_regclass($1)::text")
+            .bind(format!("\"{}\"", plan.definition.table))
+            .fetch_one(&self.pool)
+            .await?;
+        if table.is_none() {
+            let created = sqlx::query(AssertSqlSafe(plan.create_table.as_str()))
+                .execute(&self.pool)
+                .await;
+            unless_made_by_another(created)?;
+        }
+        let present: Vec<String> = sqlx::query_scalar(
+            "select attname::text from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
+        )
+        .bind(format!("\"{}\"", plan.definition.table))
+        .fetch_all(&self.pool)
+        .await?;
+        // `alter table` takes an exclusive lock, so it is only asked where a column is missing.
+        if plan
+            .dataset
+            .columns()
+            .iter()
+            .any(|column| !present.contains(&column.name))
+        {
+            for statement in &plan.add_columns {
+                sqlx::query(AssertSqlSafe(statement.as_str()))
+                    .execute(&self.pool)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes partitions, each with the first offset to read if the stream has never seen it.
+    pub(super) async fn take(
+        &self,
+        plan: &Plan,
+        owner: &str,
+        found: &BTreeMap<i32, i64>,
+    ) -> Result<BTreeMap<i32, Held>, sqlx::Error> {
+        let partitions: Vec<i32> = found.keys().copied().collect();
+        let first: Vec<i64> = found.values().copied().collect();
+        let rows = sqlx::query(include_str!("../queries/take_partitions.sql"))
+            .bind(&plan.definition.id)
+            .bind(&plan.definition.topic)
+            .bind(owner)
+            .bind(partitions)
+            .bind(first)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(held).collect()
+    }
+
+    /// Reads where every partition of the stream stands now.
+    pub(super) async fn offsets(&self, plan: &Plan) -> Result<BTreeMap<i32, Held>, sqlx::Error> {
+        let rows = sqlx::query(include_str!("../queries/read_offsets.sql"))
+            .bind(&plan.definition.id)
+            .bind(&plan.definition.topic)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(held).collect()
+    }
+
+    /// Moves a partition behind offsets that are gone. Says whether this worker still owned it there.
+    pub(super) async fn skip_gap(
+        &self,
+        plan: &Plan,
+        partition: i32,
+        held: Held,
+        first: i64,
+    ) -> Result<bool, sqlx::Error> {
+        let moved = sqlx::query(include_str!("../queries/skip_gap.sql"))
+            .bind(&plan.definition.id)
+            .bind(&plan.definition.topic)
+            .bind(partition)
+            .bind(held.generation)
+            .bind(held.next_offset)
+            .bind(first)
+            .execute(&self.pool)
+            .await?;
+        Ok(moved.rows_affected() == 1)
+    }
+
+    /// Commits one batch, all of it or nothing.
+    pub(super) async fn commit(
+        &self,
+        plan: &Plan,
+        held: &BTreeMap<i32, Held>,
+        folded: Folded,
+    ) -> Result<(), NotCommitted> {
+        match tokio::time::timeout(COMMIT_TIMEOUT, self.write(plan, held, folded)).await {
+            Ok(result) => result,
+            Err(_) => Err(NotCommitted::Database(sqlx::Error::Io(
+                std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    format!(
+                        "no answer to a commit for {} seconds",
+                        COMMIT_TIMEOUT.as_secs()
+                    ),
+                ),
+            ))),
+        }
+    }
+
+    async fn write(
+        &self,
+        plan: &Plan,
+        held: &BTreeMap<i32, Held>,
+        folded: Folded,
+    ) -> Result<(), NotCommitted> {
+        let mut transaction = self.pool.begin().await?;
+        if !advance(&mut transaction, plan, held, &folded).await? {
+            transaction.rollback().await?;
+            return Err(NotCommitted::Guarded);
+        }
+        if !folded.posts.is_empty() {
+            upsert_posts(plan, folded.posts)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if !folded.windows.is_empty() {
+            add_windows(plan, folded.windows)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if !folded.dead.is_empty() {
+            add_dead_letters(plan, folded.dead)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    pub(super) async fn write_status(
+        &self,
+        plan: &Plan,
+        owner: &str,
+        status: &Status,
+    ) -> Result<(), sqlx::Error> {
+        let generation = status
+            .partitions
+            .iter()
+            .map(|partition| partition.generation)
+            .max()
+            .unwrap_or(0);
+        sqlx::query(include_str!("../queries/write_status.sql"))
+            .bind(&plan.definition.id)
+            .bind(&plan.definition.topic)
+            .bind(&plan.definition.dataset)
+            .bind(&plan.definition.table)
+            .bind(owner)
+            .bind(generation)
+            .bind(status.state.word())
+            .bind(status.problem.as_deref().map(without_nul))
+            .bind(status.events_per_second)
+            .bind(status.partitions_json())
+            .bind(status.last_commit)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Makes the schema `live` and its tables. Safe to run by several processes at once.
+pub(crate) async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
+    // Whoever may not create schemas can be given one.
+    let exists: bool = sqlx::query_scalar("select to_regnamespace('live') is not null")
+        .fetch_one(pool)
+        .await?;
+    if !exists {
+        unless_made_by_another(
+            sqlx::query("create schema if not exists live")
+                .execute(pool)
+                .await,
+        )?;
+    }
+    MIGRATIONS.run(pool).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
+        other => sqlx::Error::Migrate(Box::new(other)),
+    })
+}
+
+/// `if not exists` is no protection against another process that does the same at the same time.
+fn unless_made_by_another<T>(made: Result<T, sqlx::Error>) -> Result<(), sqlx::Error> {
+    match made {
+        Err(sqlx::Error::Database(error))
+            if matches!(error.code().as_deref(), Some("23505" | "42P06" | "42P07")) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Whether waiting may help: Postgres is away, starting, failing over, full of connections, or chose us as a victim.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::Tls(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Connection exceptions, insufficient resources, operator intervention, system errors.
+            ["08", "53", "57", "58"]
+                .iter()
+                .any(|class| code.starts_with(class))
+                || matches!(
+                    &*code,
+                    "40001" | "40P01" | "55P03" | "25006" | "25P03" | "25P04"
+                )
+        }),
+        _ => false,
+    }
+}
+
+async fn advance(
+    transaction: &mut Transaction<'static, Postgres>,
+    plan: &Plan,
+    held: &BTreeMap<i32, Held>,
+    folded: &Folded,
+) -> Result<bool, sqlx::Error> {
+    let advances = &folded.advances;
+    let generations: Vec<i64> = advances
+        .keys()
+        .map(|partition| held.get(partition).map_or(0, |held| held.generation))
+        .collect();
+    let moved = sqlx::query(include_str!("../queries/advance_offsets.sql"))
+        .bind(&plan.definition.id)
+        .bind(&plan.definition.topic)
+        .bind(advances.keys().copied().collect::<Vec<i32>>())
+        .bind(generations)
+        .bind(
+            advances
+                .values()
+                .map(|advance| advance.from_offset)
+                .collect::<Vec<i64>>(),
+        )
+        .bind(
+            advances
+                .values()
+                .map(|advance| advance.next_offset)
+                .collect::<Vec<i64>>(),
+        )
+        .bind(
+            advances
+                .values()
+                .map(|advance| advance.watermark_ms.and_then(instant))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            advances
+                .values()
+                .map(|advance| advance.events)
+                .collect::<Vec<i64>>(),
+        )
+        .bind(
+            advances
+                .values()
+                .map(|advance| advance.dead)
+                .collect::<Vec<i64>>(),
+        )
+        .bind(
+            advances
+                .values()
+                .map(|advance| advance.late)
+                .collect::<Vec<i64>>(),
+        )
+        .execute(&mut **transaction)
+        .await?;
+    Ok(moved.rows_affected() == advances.len() as u64)
+}
+
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+fn upsert_posts(plan: &Plan, posts: BTreeMap<String, Post>) -> Statement<'_> {
+    let columns = plan.dataset.columns();
+    let mut arrays: Vec<Carried> = columns
+        .iter()
+        .map(|column| Carried::new(column.column_type, posts.len()))
+        .collect();
+    let mut partitions = Vec::with_capacity(posts.len());
+    let mut offsets = Vec::with_capacity(posts.len());
+    let mut timestamps = Vec::with_capacity(posts.len());
+    for post in posts.into_values() {
+        partitions.push(post.partition);
+        offsets.push(post.offset);
+        timestamps.push(post.timestamp_ms.and_then(instant));
+        for (array, cell) in arrays.iter_mut().zip(post.values) {
+            array.push(cell);
+        }
+    }
+    let statement = sqlx::query(AssertSqlSafe(plan.upsert_posts.as_str()));
+    let statement = arrays
+        .into_iter()
+        .fold(statement, |statement, array| match array {
+            Carried::Text(values) => statement.bind(values),
+            Carried::Integer(values) => statement.bind(values),
+            Carried::Boolean(values) => statement.bind(values),
+        });
+    statement.bind(partitions).bind(offsets).bind(timestamps)
+}
+
+/// A column of a batch on its way to Postgres.
+enum Carried {
+    Text(Vec<Option<String>>),
+    Integer(Vec<Option<i64>>),
+    Boolean(Vec<Option<bool>>),
+}
+
+impl Carried {
+    fn new(column_type: ColumnType, rows: usize) -> Self {
+        match column_type {
+            ColumnType::Text | ColumnType::TextList | ColumnType::Json => {
+                Self::Text(Vec::with_capacity(rows))
+            }
+            ColumnType::Integer => Self::Integer(Vec::with_capacity(rows)),
+            ColumnType::Boolean => Self::Boolean(Vec::with_capacity(rows)),
+        }
+    }
+
+    /// A cell always has its column's type; were it otherwise, NULL is what the column can hold.
+    fn push(&mut self, cell: Cell) {
+        match self {
+            Self::Text(values) => values.push(match cell {
+                Cell::Text(text) | Cell::Json(text) => Some(text),
+                Cell::TextList(items) => Some(array_literal(&items)),
+                Cell::Null | Cell::Integer(_) | Cell::Boolean(_) => None,
+            }),
+            Self::Integer(values) => values.push(match cell {
+                Cell::Integer(value) => Some(value),
+                Cell::Null
+                | Cell::Text(_)
+                | Cell::Boolean(_)
+                | Cell::TextList(_)
+                | Cell::Json(_) => None,
+            }),
+            Self::Boolean(values) => values.push(match cell {
+                Cell::Boolean(value) => Some(value),
+                Cell::Null
+                | Cell::Text(_)
+                | Cell::Integer(_)
+                | Cell::TextList(_)
+                | Cell::Json(_) => None,
+            }),
+        }
+    }
+}
+
+fn add_windows(plan: &Plan, windows: BTreeMap<(usize, i64, String), Counts>) -> Statement<'_> {
+    let (mut names, mut starts, mut ends, mut groups) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut events, mut late, mut followed, mut sums, mut maxima) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for ((position, start_ms, group), counts) in windows {
+        let Window { name, every, .. } = &plan.windows[position];
+        let start = instant(start_ms).expect("times beyond the year 9999 were dropped");
+        names.push(name.clone());
+        starts.push(start);
+        ends.push(start + *every);
+        groups.push(group);
+        events.push(counts.events);
+        late.push(counts.late);
+        followed.push(counts.followed);
+        sums.push(counts.sum.to_string());
+        maxima.push(counts.max);
+    }
+    sqlx::query(include_str!("../queries/add_windows.sql"))
+        .bind(&plan.definition.id)
+        .bind(names)
+        .bind(starts)
+        .bind(ends)
+        .bind(groups)
+        .bind(events)
+        .bind(late)
+        .bind(followed)
+        .bind(sums)
+        .bind(maxima)
+}
+
+fn add_dead_letters(plan: &Plan, dead: Vec<DeadLetter>) -> Statement<'_> {
+    let (mut partitions, mut offsets, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut stages, mut rules, mut fields, mut details) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut keys, mut raws) = (Vec::new(), Vec::new());
+    for letter in dead {
+        partitions.push(letter.partition);
+        offsets.push(letter.offset);
+        times.push(letter.timestamp_ms.and_then(instant));
+        stages.push(letter.rejected.stage.word());
+        rules.push(without_nul(&letter.rejected.rule));
+        fields.push(letter.rejected.field.as_deref().map(without_nul));
+        details.push(without_nul(&letter.rejected.detail));
+        keys.push(letter.key);
+        raws.push(letter.raw);
+    }
+    sqlx::query(include_str!("../queries/add_dead_letters.sql"))
+        .bind(&plan.definition.id)
+        .bind(&plan.definition.topic)
+        .bind(partitions)
+        .bind(offsets)
+        .bind(times)
+        .bind(stages)
+        .bind(rules)
+        .bind(fields)
+        .bind(details)
+        .bind(keys)
+        .bind(raws)
+}
+
+fn held(row: &PgRow) -> Result<(i32, Held), sqlx::Error> {
+    let watermark: Option<DateTime<Utc>> = row.try_get("watermark")?;
+    Ok((
+        row.try_get("partition")?,
+        Held {
+            generation: row.try_get("generation")?,
+            next_offset: row.try_get("next_offset")?,
+            watermark_ms: watermark.map(|watermark| watermark.timestamp_millis()),
+        },
+    ))
+}
+
+/// Postgres' text holds no NUL. Rows have none, the dataset sees to that; what is said of a rejected message may quote one.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// Writes a list as Postgres' array literal, every element between quotes.
+fn array_literal(items: &[String]) -> String {
+    let mut literal = String::from("{");
+    for (position, item) in items.iter().enumerate() {
+        if position > 0 {
+            literal.push(',');
+        }
+        literal.push('"');
+        for character in item.chars() {
+            match character {
+                '"' | '\\' => literal.extend(['\\', character]),
+                _ => literal.push(character),
+            }
+        }
+        literal.push('"');
+    }
+    literal.push('}');
+    literal
+}
+
+fn instant(milliseconds: i64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(milliseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_become_array_literals_that_keep_every_character() {
+        let items = [
+            "plain",
+            "",
+            "NULL",
+            "a,b",
+            "q\"uote",
+            "back\\slash",
+            "{brace}",
+            "日本 é",
+        ]
+        .map(str::to_owned);
+        assert_eq!(
+            array_literal(&items),
+            "{\"plain\",\"\",\"NULL\",\"a,b\",\"q\\\"uote\",\"back\\\\slash\",\"{brace}\",\"日本 é\"}"
+        );
+        assert_eq!(array_literal(&[]), "{}");
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_stays() {
+        assert!(is_passing(&sqlx::Error::PoolTimedOut));
+        assert!(is_passing(&sqlx::Error::Io(std::io::Error::other("gone"))));
+        assert!(!is_passing(&sqlx::Error::RowNotFound));
+    }
+}

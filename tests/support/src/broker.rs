@@ -1,0 +1,104 @@
+//! An embedded broker of a test's own: the binary that the set-up builds, on a free port, over a temporary file.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// A running broker. It is killed when the value is dropped, and when the test process ends.
+#[derive(Debug)]
+pub struct Broker {
+    child: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Broker {
+    /// Starts a broker and waits until it listens.
+    ///
+    /// # Panics
+    /// When it is not built (`make set-up`) or does not start.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let port = listener
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port();
+        drop(listener);
+        let child = start(port, folder.path().join("records.db"));
+        let mut broker = Self {
+            child,
+            port,
+            _folder: folder,
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = broker.child.try_wait().expect("a child of ours");
+            assert!(ended.is_none(), "the embedded broker ended: {ended:?}");
+            assert!(
+                Instant::now() < deadline,
+                "the embedded broker does not listen after 30 s"
+            );
+            // There is no signal to wait for: the broker says nothing when it listens.
+            thread::sleep(Duration::from_millis(10));
+        }
+        broker
+    }
+
+    /// `host:port`, as `kafka.brokers` wants it.
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// The death signal is bound to the thread that starts the child, so that thread stays for good.
+fn start(port: u16, file: PathBuf) -> Child {
+    let tools = std::env::var_os("PINWHEEL_TOOLS_DIR").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../.pinwheel/tools"
+            ))
+        },
+        PathBuf::from,
+    );
+    let program = tools.join("embedded-broker");
+    assert!(
+        program.exists(),
+        "{} is not built; run `make set-up`",
+        program.display()
+    );
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .arg(format!("127.0.0.1:{port}"))
+            .arg(file)
+            .arg("test")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("setpriv is part of util-linux");
+        sender.send(child).expect("the starter waits");
+        loop {
+            thread::park();
+        }
+    });
+    receiver.recv().expect("the thread sends the child")
+}

@@ -1,0 +1,193 @@
+//! `/api/v1/dags`
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderName, StatusCode, header},
+};
+use chrono::{DateTime, Utc};
+use pinwheel_scheduler::{
+    model::{Params, RunKind},
+    store::{DagRow, NewRun, Paused},
+};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    ACTOR,
+    input::Body,
+    types::{Dag, DagDetail, DagTask, Dags, FileError, Run},
+};
+use crate::{
+    WebState,
+    failure::{Failure, Problem},
+    pages::{actions::ring, dag_id, find_run},
+};
+
+/// All DAGs
+///
+/// With the errors of files that cannot be loaded.
+#[utoipa::path(get, path = "/api/v1/dags", tag = "DAGs", responses((status = 200, description = "The DAGs", body = Dags)))]
+pub(crate) async fn list(State(state): State<WebState>) -> Result<Json<Dags>, Failure> {
+    let dags = state
+        .store
+        .dags()
+        .await?
+        .into_iter()
+        .map(Dag::from)
+        .collect();
+    let file_errors = state.store.file_errors().await?.into_iter();
+    let file_errors = file_errors
+        .map(|error| FileError {
+            file: error.file,
+            report: error.report,
+            errors: error.error_count,
+        })
+        .collect();
+    Ok(Json(Dags { dags, file_errors }))
+}
+
+/// One DAG
+///
+/// With its tasks and the params it takes.
+#[utoipa::path(
+    get, path = "/api/v1/dags/{dag}", tag = "DAGs",
+    params(("dag" = String, Path, description = "The DAG's id")),
+    responses(
+        (status = 200, description = "The DAG", body = DagDetail),
+        (status = 404, description = "No such DAG", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn show(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+) -> Result<Json<DagDetail>, Failure> {
+    let row = find(&state, &dag).await?;
+    let definition = state.store.definition(row.version_id).await?;
+    let params = serde_json::to_value(&definition.params).map_err(|error| {
+        tracing::error!(%error, "params cannot be written as JSON");
+        Failure::internal()
+    })?;
+    let tasks = definition.tasks.iter().map(|task| DagTask {
+        task_id: task.id.to_string(),
+        kind: task.kind.clone(),
+        after: task
+            .upstream
+            .iter()
+            .filter_map(|&up| definition.tasks.get(up))
+            .map(|up| up.id.to_string())
+            .collect(),
+        trigger_rule: task.trigger_rule.to_string(),
+        retries: task.retries,
+        pool: task.pool.clone(),
+        queue: task.queue.clone(),
+        with: task.with.clone(),
+    });
+    Ok(Json(DagDetail {
+        schedule_words: definition
+            .schedule
+            .as_ref()
+            .map(|schedule| schedule.describe()),
+        max_active_runs: definition.max_active_runs,
+        params,
+        tasks: tasks.collect(),
+        dag: row.into(),
+    }))
+}
+
+async fn find(state: &WebState, dag: &str) -> Result<DagRow, Failure> {
+    state
+        .store
+        .dag(&dag_id(dag)?)
+        .await?
+        .ok_or_else(|| Failure::missing("DAG", dag))
+}
+
+/// A run to make.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Trigger {
+    /// Checked against the DAG's params and completed with their defaults.
+    #[schema(value_type = Object)]
+    params: Params,
+    /// Left out: now.
+    logical_date: Option<DateTime<Utc>>,
+}
+
+type Created<T> = (StatusCode, [(HeaderName, String); 1], Json<T>);
+
+/// Trigger a run
+///
+/// The run is made at once and starts as soon as `max_active_runs` allows.
+#[utoipa::path(
+    post, path = "/api/v1/dags/{dag}/runs", tag = "DAGs",
+    params(("dag" = String, Path, description = "The DAG's id")),
+    request_body(content = Trigger, description = "May be empty"),
+    responses(
+        (status = 201, description = "The run; `Location` is its address", body = Run),
+        (status = 404, description = "No such DAG", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "There is a manual run of that logical date already, or the DAG's file is gone", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The params do not fit", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn trigger(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+    Body(body): Body<Trigger>,
+) -> Result<Created<Run>, Failure> {
+    let run = NewRun {
+        dag_id: dag_id(&dag)?,
+        kind: RunKind::Manual,
+        logical_date: body.logical_date,
+        params: body.params,
+        triggered_by: ACTOR.to_owned(),
+    };
+    let run = state.store.trigger(run).await?;
+    ring(&state.store).await;
+    let row = find_run(&state, run).await?;
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, format!("/api/v1/runs/{run}"))],
+        Json(row.into()),
+    ))
+}
+
+/// Pause a DAG
+///
+/// It gets no scheduled runs until it is unpaused.
+#[utoipa::path(
+    post, path = "/api/v1/dags/{dag}/pause", tag = "DAGs",
+    params(("dag" = String, Path, description = "The DAG's id")),
+    responses(
+        (status = 200, description = "The DAG", body = Dag),
+        (status = 404, description = "No such DAG", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn pause(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+) -> Result<Json<Dag>, Failure> {
+    set_paused(&state, &dag, Paused::Paused).await
+}
+
+/// Unpause a DAG
+#[utoipa::path(
+    post, path = "/api/v1/dags/{dag}/unpause", tag = "DAGs",
+    params(("dag" = String, Path, description = "The DAG's id")),
+    responses(
+        (status = 200, description = "The DAG", body = Dag),
+        (status = 404, description = "No such DAG", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn unpause(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+) -> Result<Json<Dag>, Failure> {
+    set_paused(&state, &dag, Paused::Active).await
+}
+
+async fn set_paused(state: &WebState, dag: &str, paused: Paused) -> Result<Json<Dag>, Failure> {
+    state.store.set_paused(&dag_id(dag)?, paused, ACTOR).await?;
+    ring(&state.store).await;
+    Ok(Json(find(state, dag).await?.into()))
+}

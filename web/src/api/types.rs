@@ -1,0 +1,407 @@
+//! What the API answers. These shapes are a promise; the store's rows are not.
+
+use chrono::{DateTime, Utc};
+use pinwheel_scheduler::{
+    model::{
+        RunKind as ModelRunKind, RunState as ModelRunState, TaskState as ModelTaskState, TryOutcome,
+    },
+    store::{DagRow, InstanceRow, LogRow, RunRow, TryRow},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// The state of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RunState {
+    Queued,
+    Running,
+    Success,
+    Failed,
+    Cancelled,
+}
+
+impl From<ModelRunState> for RunState {
+    fn from(state: ModelRunState) -> Self {
+        match state {
+            ModelRunState::Queued => Self::Queued,
+            ModelRunState::Running => Self::Running,
+            ModelRunState::Success => Self::Success,
+            ModelRunState::Failed => Self::Failed,
+            ModelRunState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<RunState> for ModelRunState {
+    fn from(state: RunState) -> Self {
+        match state {
+            RunState::Queued => Self::Queued,
+            RunState::Running => Self::Running,
+            RunState::Success => Self::Success,
+            RunState::Failed => Self::Failed,
+            RunState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// Why a run exists.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RunKind {
+    Scheduled,
+    Manual,
+    Backfill,
+    Dataset,
+}
+
+impl From<ModelRunKind> for RunKind {
+    fn from(kind: ModelRunKind) -> Self {
+        match kind {
+            ModelRunKind::Scheduled => Self::Scheduled,
+            ModelRunKind::Manual => Self::Manual,
+            ModelRunKind::Backfill => Self::Backfill,
+            ModelRunKind::Dataset => Self::Dataset,
+        }
+    }
+}
+
+/// The state of a task of a run.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TaskState {
+    Waiting,
+    Queued,
+    Running,
+    Sleeping,
+    Success,
+    Failed,
+    Skipped,
+    UpstreamFailed,
+    Cancelled,
+}
+
+impl From<ModelTaskState> for TaskState {
+    fn from(state: ModelTaskState) -> Self {
+        match state {
+            ModelTaskState::Waiting => Self::Waiting,
+            ModelTaskState::Queued => Self::Queued,
+            ModelTaskState::Running => Self::Running,
+            ModelTaskState::Sleeping => Self::Sleeping,
+            ModelTaskState::Success => Self::Success,
+            ModelTaskState::Failed => Self::Failed,
+            ModelTaskState::Skipped => Self::Skipped,
+            ModelTaskState::UpstreamFailed => Self::UpstreamFailed,
+            ModelTaskState::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// A DAG.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Dag {
+    #[schema(example = "pinterest_daily")]
+    dag_id: String,
+    /// Its file, relative to the DAG folder.
+    file: String,
+    /// The version that new runs get.
+    version: i64,
+    description: String,
+    /// The schedule as the file says it; null is only by hand.
+    schedule: Option<String>,
+    paused: bool,
+    /// False once its file is gone.
+    present: bool,
+    next_logical_date: Option<DateTime<Utc>>,
+    next_fire_at: Option<DateTime<Utc>>,
+    last_run: Option<LastRun>,
+    /// How many runs are queued or running.
+    open_runs: i64,
+}
+
+/// The newest run of a DAG.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LastRun {
+    run_id: i64,
+    state: RunState,
+    logical_date: DateTime<Utc>,
+}
+
+impl From<DagRow> for Dag {
+    fn from(row: DagRow) -> Self {
+        Self {
+            dag_id: row.dag_id.to_string(),
+            file: row.file,
+            version: row.version_id.0,
+            description: row.description,
+            schedule: row.schedule,
+            paused: row.paused,
+            present: row.present,
+            next_logical_date: row.next_logical_date,
+            next_fire_at: row.next_fire_at,
+            last_run: row.last_run.map(|run| LastRun {
+                run_id: run.run_id.0,
+                state: run.state.into(),
+                logical_date: run.logical_date,
+            }),
+            open_runs: row.open_runs,
+        }
+    }
+}
+
+/// A DAG with its definition.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DagDetail {
+    #[serde(flatten)]
+    pub(crate) dag: Dag,
+    /// The schedule in words.
+    pub(crate) schedule_words: Option<String>,
+    pub(crate) max_active_runs: u32,
+    /// The params a run takes, by name.
+    #[schema(value_type = Object)]
+    pub(crate) params: Value,
+    /// In topological order.
+    pub(crate) tasks: Vec<DagTask>,
+}
+
+/// A task of a DAG.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DagTask {
+    pub(crate) task_id: String,
+    pub(crate) kind: String,
+    /// The tasks directly above it.
+    pub(crate) after: Vec<String>,
+    pub(crate) trigger_rule: String,
+    pub(crate) retries: u32,
+    pub(crate) pool: String,
+    pub(crate) queue: String,
+    /// The kind's own table as the file has it.
+    #[schema(value_type = Object)]
+    pub(crate) with: Map<String, Value>,
+}
+
+/// DAGs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Dags {
+    pub(crate) dags: Vec<Dag>,
+    /// Files with errors; the last good version of their DAG goes on.
+    pub(crate) file_errors: Vec<FileError>,
+}
+
+/// A DAG file with errors.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FileError {
+    pub(crate) file: String,
+    /// What `pinwheel dags check` prints.
+    pub(crate) report: String,
+    pub(crate) errors: i32,
+}
+
+/// A run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Run {
+    run_id: i64,
+    dag_id: String,
+    /// The version it is pinned to.
+    version: i64,
+    kind: RunKind,
+    state: RunState,
+    logical_date: DateTime<Utc>,
+    /// Inclusive.
+    data_interval_start: DateTime<Utc>,
+    /// Exclusive.
+    data_interval_end: DateTime<Utc>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    triggered_by: String,
+    /// Defaults filled in.
+    #[schema(value_type = Object)]
+    params: Map<String, Value>,
+}
+
+impl From<RunRow> for Run {
+    fn from(row: RunRow) -> Self {
+        Self {
+            run_id: row.run_id.0,
+            dag_id: row.dag_id.to_string(),
+            version: row.version_id.0,
+            kind: row.kind.into(),
+            state: row.state.into(),
+            logical_date: row.logical_date,
+            data_interval_start: row.data_interval_start,
+            data_interval_end: row.data_interval_end,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+            triggered_by: row.triggered_by,
+            params: row.params,
+        }
+    }
+}
+
+/// Runs, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Runs {
+    pub(crate) runs: Vec<Run>,
+    /// Give it as `before` to get the next page; null on the last.
+    pub(crate) next_before: Option<i64>,
+}
+
+/// A task of a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Task {
+    run_id: i64,
+    task_id: String,
+    /// -1 for a task that is not mapped.
+    map_index: i32,
+    kind: String,
+    state: TaskState,
+    /// What it waits for, when it sleeps.
+    sleep_note: Option<String>,
+    wake_at: Option<DateTime<Utc>>,
+    /// Tries begun.
+    tries: i32,
+    /// How many may begin before a failure is final.
+    tries_allowed: i32,
+    queued_at: Option<DateTime<Utc>>,
+    /// When its newest try began.
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    /// What its newest ended try said, when it did not succeed.
+    reason: Option<String>,
+    /// The worker that has it, while it runs.
+    worker: Option<String>,
+}
+
+impl From<InstanceRow> for Task {
+    fn from(row: InstanceRow) -> Self {
+        Self {
+            run_id: row.run_id.0,
+            task_id: row.task_id.to_string(),
+            map_index: row.map_index,
+            kind: row.kind,
+            state: row.state.into(),
+            sleep_note: row.sleep_note,
+            wake_at: row.wake_at,
+            tries: row.tries,
+            tries_allowed: row.tries_allowed,
+            queued_at: row.queued_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+            reason: row.reason,
+            worker: row.worker,
+        }
+    }
+}
+
+/// The tasks of a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Tasks {
+    pub(crate) tasks: Vec<Task>,
+}
+
+/// A task of a run with its ended tries.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskDetail {
+    #[serde(flatten)]
+    pub(crate) task: Task,
+    /// Oldest first.
+    pub(crate) executions: Vec<Execution>,
+}
+
+/// One ended execution of a try. A try that slept has several.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Execution {
+    #[serde(rename = "try")]
+    try_number: i32,
+    worker: String,
+    started_at: DateTime<Utc>,
+    finished_at: DateTime<Utc>,
+    /// `success`, `failed`, `skipped`, `cancelled`, `lost`, `timeout` or `slept`.
+    outcome: &'static str,
+    reason: Option<String>,
+    hint: Option<String>,
+    exit_code: Option<i32>,
+}
+
+impl From<TryRow> for Execution {
+    fn from(row: TryRow) -> Self {
+        Self {
+            try_number: row.try_number,
+            worker: row.worker,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+            outcome: match row.outcome {
+                None => "slept",
+                Some(TryOutcome::Success) => "success",
+                Some(TryOutcome::Failed) => "failed",
+                Some(TryOutcome::Skipped) => "skipped",
+                Some(TryOutcome::Cancelled) => "cancelled",
+                Some(TryOutcome::Lost) => "lost",
+                Some(TryOutcome::Timeout) => "timeout",
+            },
+            reason: row.reason,
+            hint: row.hint,
+            exit_code: row.exit_code,
+        }
+    }
+}
+
+/// Lines of a log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Log {
+    pub(crate) lines: Vec<LogLine>,
+    /// Give it as `after` to get the lines that follow.
+    pub(crate) next_after: String,
+}
+
+/// One line of a log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LogLine {
+    #[serde(rename = "try")]
+    try_number: i32,
+    at: DateTime<Utc>,
+    /// `stdout`, `stderr` or `task` (Pinwheel's own words).
+    stream: String,
+    message: String,
+}
+
+impl From<LogRow> for LogLine {
+    fn from(row: LogRow) -> Self {
+        Self {
+            try_number: row.try_number,
+            at: row.at,
+            stream: row.stream,
+            message: row.message,
+        }
+    }
+}
+
+/// What was cleared.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Cleared {
+    pub(crate) run_id: i64,
+    /// The tasks that run again, in topological order.
+    pub(crate) tasks: Vec<String>,
+}
+
+impl
+    From<(
+        pinwheel_scheduler::model::RunId,
+        pinwheel_scheduler::store::Cleared,
+    )> for Cleared
+{
+    fn from(
+        (run, cleared): (
+            pinwheel_scheduler::model::RunId,
+            pinwheel_scheduler::store::Cleared,
+        ),
+    ) -> Self {
+        Self {
+            run_id: run.0,
+            tasks: cleared.tasks.iter().map(ToString::to_string).collect(),
+        }
+    }
+}

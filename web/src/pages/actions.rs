@@ -1,0 +1,397 @@
+//! What the buttons do: forms that are posted, and a redirect to the page that shows the effect.
+
+use axum::{
+    extract::{Form, Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Redirect, Response},
+};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use pinwheel_scheduler::{
+    engine::bell,
+    model::{Dag, Param, ParamType, Params, RunId, RunKind},
+    store::{ClearRequest, ClearScope, ClearSelection, NewRun, Paused, Store},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Note,
+    dag::{self, Typed},
+    dag_id, run_id, task_id,
+};
+use crate::{
+    WebState,
+    failure::{Failure, ParamProblem, Problem},
+};
+
+/// Who asks, as far as is known without authentication.
+const ACTOR: &str = "web";
+
+/// What a code in the address says. Words never come from the address itself.
+pub(crate) fn note(code: &str) -> Option<Note> {
+    let text = match code {
+        "triggered" => "The run was made. It starts as soon as it may.",
+        "paused" => "Paused: no scheduled runs until it is resumed. Open runs go on.",
+        "unpaused" => "Resumed: scheduled runs are made again.",
+        "cancelled" => "Cancelled. Running tasks are being stopped.",
+        "cleared" => "Cleared: the tasks run again.",
+        _ => return None,
+    };
+    Some(Note { text })
+}
+
+/// `POST /dags/{dag}/trigger`
+pub(crate) async fn trigger(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+    Form(fields): Form<Vec<(String, String)>>,
+) -> Result<Response, Failure> {
+    let id = dag_id(&dag)?;
+    let row = state
+        .store
+        .dag(&id)
+        .await?
+        .ok_or_else(|| Failure::missing("DAG", &dag))?;
+    let definition = state.store.definition(row.version_id).await?;
+    let mut typed = read_fields(fields);
+    let answer = match read_form(&definition, &typed) {
+        Ok((params, logical_date)) => {
+            let run = NewRun {
+                dag_id: id,
+                kind: RunKind::Manual,
+                logical_date,
+                params,
+                triggered_by: ACTOR.to_owned(),
+            };
+            state.store.trigger(run).await.map_err(Failure::from)
+        }
+        Err(failure) => Err(failure),
+    };
+    match answer {
+        Ok(run) => {
+            ring(&state.store).await;
+            Ok(Redirect::to(&format!("/runs/{run}?done=triggered")).into_response())
+        }
+        Err(failure)
+            if matches!(
+                failure.status(),
+                StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT
+            ) =>
+        {
+            typed.problem = Some(failure.problem().clone());
+            dag::show(&state, &dag, typed, None).await
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Which page a pause was asked from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AskedFrom {
+    page: AskingPage,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum AskingPage {
+    #[default]
+    Dag,
+    Dags,
+}
+
+/// `POST /dags/{dag}/pause`
+pub(crate) async fn pause(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+    Form(from): Form<AskedFrom>,
+) -> Result<Redirect, Failure> {
+    set_paused(&state, &dag, Paused::Paused, from.page).await
+}
+
+/// `POST /dags/{dag}/unpause`
+pub(crate) async fn unpause(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+    Form(from): Form<AskedFrom>,
+) -> Result<Redirect, Failure> {
+    set_paused(&state, &dag, Paused::Active, from.page).await
+}
+
+async fn set_paused(
+    state: &WebState,
+    dag: &str,
+    paused: Paused,
+    from: AskingPage,
+) -> Result<Redirect, Failure> {
+    state.store.set_paused(&dag_id(dag)?, paused, ACTOR).await?;
+    ring(&state.store).await;
+    let done = match paused {
+        Paused::Paused => "paused",
+        Paused::Active => "unpaused",
+    };
+    Ok(match from {
+        AskingPage::Dag => Redirect::to(&format!("/dags/{dag}?done={done}")),
+        AskingPage::Dags => Redirect::to(&format!("/dags?done={done}")),
+    })
+}
+
+/// `POST /runs/{run}/cancel`
+pub(crate) async fn cancel(
+    State(state): State<WebState>,
+    Path(run): Path<String>,
+) -> Result<Redirect, Failure> {
+    let run = run_id(&run)?;
+    state.store.cancel_run(run, ACTOR).await?;
+    ring(&state.store).await;
+    Ok(Redirect::to(&format!("/runs/{run}?done=cancelled")))
+}
+
+/// What of a run is cleared.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Extent {
+    Failed,
+    WholeRun,
+}
+
+/// The form behind the clear buttons of a run.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClearRun {
+    what: Extent,
+}
+
+/// `POST /runs/{run}/clear`
+pub(crate) async fn clear_run(
+    State(state): State<WebState>,
+    Path(run): Path<String>,
+    Form(form): Form<ClearRun>,
+) -> Result<Redirect, Failure> {
+    let run = run_id(&run)?;
+    let selection = match form.what {
+        Extent::Failed => ClearSelection::Failed,
+        Extent::WholeRun => ClearSelection::WholeRun,
+    };
+    clear(&state, run, selection, ClearScope::WithDownstream).await?;
+    Ok(Redirect::to(&format!("/runs/{run}?done=cleared")))
+}
+
+/// The form behind the clear buttons of a task.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClearTask {
+    scope: Scope,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Scope {
+    Only,
+    WithDownstream,
+}
+
+/// `POST /runs/{run}/tasks/{task}/clear`
+pub(crate) async fn clear_task(
+    State(state): State<WebState>,
+    Path((run, task)): Path<(String, String)>,
+    Form(form): Form<ClearTask>,
+) -> Result<Redirect, Failure> {
+    let (run, task) = (run_id(&run)?, task_id(&task)?);
+    let scope = match form.scope {
+        Scope::Only => ClearScope::Only,
+        Scope::WithDownstream => ClearScope::WithDownstream,
+    };
+    clear(
+        &state,
+        run,
+        ClearSelection::Tasks(vec![task.clone()]),
+        scope,
+    )
+    .await?;
+    Ok(Redirect::to(&format!(
+        "/runs/{run}/tasks/{task}?done=cleared"
+    )))
+}
+
+async fn clear(
+    state: &WebState,
+    run_id: RunId,
+    selection: ClearSelection,
+    scope: ClearScope,
+) -> Result<(), Failure> {
+    state
+        .store
+        .clear(ClearRequest {
+            run_id,
+            selection,
+            scope,
+            actor: ACTOR.to_owned(),
+        })
+        .await?;
+    ring(&state.store).await;
+    Ok(())
+}
+
+/// Wakes the engines. The change is committed already: an engine that does not hear this looks with its next heartbeat.
+pub(crate) async fn ring(store: &Store) {
+    if let Err(error) = bell::ring(store).await {
+        tracing::warn!(%error, "the engines could not be woken");
+    }
+}
+
+fn read_fields(fields: Vec<(String, String)>) -> Typed {
+    let mut typed = Typed::default();
+    for (name, value) in fields {
+        match name.strip_prefix("param.") {
+            Some(param) => {
+                typed.values.insert(param.to_owned(), value);
+            }
+            None if name == "logical_date" => typed.logical_date = value,
+            None => {}
+        }
+    }
+    typed
+}
+
+fn read_form(dag: &Dag, typed: &Typed) -> Result<(Params, Option<DateTime<Utc>>), Failure> {
+    let mut params = Params::new();
+    let mut problems = Vec::new();
+    for (name, text) in &typed.values {
+        let Some(param) = dag.params.get(name) else {
+            // A param that the DAG no longer has: the store refuses it by name.
+            params.insert(name.clone(), Value::String(text.clone()));
+            continue;
+        };
+        match read_value(param, text) {
+            Ok(Some(value)) => {
+                params.insert(name.clone(), value);
+            }
+            Ok(None) => {}
+            Err(detail) => problems.push(ParamProblem {
+                param: name.clone(),
+                detail,
+            }),
+        }
+    }
+    let logical_date = match read_date(&typed.logical_date) {
+        Ok(date) => date,
+        Err(detail) => {
+            problems.push(ParamProblem {
+                param: "logical_date".to_owned(),
+                detail,
+            });
+            None
+        }
+    };
+    match problems.first() {
+        None => Ok((params, logical_date)),
+        Some(first) => {
+            let problem = Problem {
+                param: Some(first.param.clone()),
+                params: problems.clone(),
+                ..invalid()
+            };
+            Err(Failure::from(problem))
+        }
+    }
+}
+
+fn invalid() -> Problem {
+    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "The params do not fit")
+        .detail("see the fields below")
+        .problem()
+        .clone()
+}
+
+/// What a person typed, as the param's type. `None` leaves the param to its default.
+fn read_value(param: &Param, text: &str) -> Result<Option<Value>, String> {
+    let trimmed = text.trim();
+    if param.param_type == ParamType::String {
+        // An empty text is a value where the default is another text, and no value where one is required.
+        let left_out = text.is_empty() && param.default.is_none();
+        // Browsers send line ends as CR LF.
+        return Ok((!left_out).then(|| Value::String(text.replace("\r\n", "\n"))));
+    }
+    if trimmed.is_empty() {
+        return Ok(None);
+    }
+    let value: Value = serde_json::from_str(trimmed).map_err(|error| match param.param_type {
+        ParamType::List | ParamType::Table => format!("is no JSON: {error}"),
+        ParamType::Integer => format!("expected a whole number, found `{trimmed}`"),
+        ParamType::Number => format!("expected a number, found `{trimmed}`"),
+        ParamType::Boolean => format!("expected `true` or `false`, found `{trimmed}`"),
+        ParamType::String => format!("found `{trimmed}`"),
+    })?;
+    Ok(Some(value))
+}
+
+/// An RFC 3339 instant, or what a browser's date field sends, which is then UTC.
+fn read_date(text: &str) -> Result<Option<DateTime<Utc>>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
+        return Ok(Some(instant.to_utc()));
+    }
+    ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+        .iter()
+        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
+        .map(|local| Some(local.and_utc()))
+        .ok_or_else(|| {
+            format!("expected a date and time such as `2026-01-31T02:00`, found `{text}`")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn param(param_type: ParamType, default: Option<Value>) -> Param {
+        Param {
+            param_type,
+            default,
+            description: String::new(),
+            minimum: None,
+            maximum: None,
+            pattern: None,
+            choices: vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_typed_becomes_the_type_of_the_param() {
+        let read = |param_type, text| read_value(&param(param_type, None), text);
+        assert_eq!(read(ParamType::Integer, " 42 "), Ok(Some(42.into())));
+        assert_eq!(read(ParamType::Boolean, "true"), Ok(Some(true.into())));
+        assert_eq!(read(ParamType::String, "42"), Ok(Some("42".into())));
+        assert_eq!(read(ParamType::String, ""), Ok(None));
+        assert_eq!(
+            read_value(&param(ParamType::String, Some("x".into())), ""),
+            Ok(Some("".into()))
+        );
+        assert_eq!(
+            read(ParamType::List, "[1, \"a\"]"),
+            Ok(Some(serde_json::json!([1, "a"])))
+        );
+        assert_eq!(read(ParamType::Integer, ""), Ok(None));
+        assert!(read(ParamType::Integer, "many").is_err_and(|problem| problem.contains("`many`")));
+        assert!(read(ParamType::Table, "{").is_err());
+    }
+
+    #[test]
+    fn dates_are_read_as_utc() {
+        let expected = "2026-01-31T02:00:00Z".parse::<DateTime<Utc>>().ok();
+        for text in [
+            "2026-01-31T02:00",
+            "2026-01-31T02:00:00",
+            "2026-01-31T02:00:00Z",
+            "2026-01-31T03:00:00+01:00",
+        ] {
+            assert_eq!(read_date(text), Ok(expected));
+        }
+        assert_eq!(read_date("  "), Ok(None));
+        assert!(read_date("tomorrow").is_err());
+    }
+}

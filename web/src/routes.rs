@@ -1,0 +1,117 @@
+//! Every address, in one table, so that tests can walk over all of them.
+
+use axum::{
+    Router,
+    handler::Handler,
+    http::Method,
+    routing::{MethodFilter, on},
+};
+
+use crate::{WebState, api, assets, health, pages};
+
+/// A method and a path that are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, with `{names}`.
+    pub path: &'static str,
+}
+
+/// Everything the router serves.
+pub fn routes() -> Vec<Route> {
+    table().routes
+}
+
+pub(crate) fn build() -> Router<WebState> {
+    table().router
+}
+
+struct Table {
+    router: Router<WebState>,
+    routes: Vec<Route>,
+}
+
+impl Table {
+    fn get<H, T>(self, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, WebState>,
+        T: 'static,
+    {
+        self.add(Method::GET, MethodFilter::GET, path, handler)
+    }
+
+    fn post<H, T>(self, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, WebState>,
+        T: 'static,
+    {
+        self.add(Method::POST, MethodFilter::POST, path, handler)
+    }
+
+    fn add<H, T>(
+        mut self,
+        method: Method,
+        filter: MethodFilter,
+        path: &'static str,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, WebState>,
+        T: 'static,
+    {
+        self.routes.push(Route { method, path });
+        self.router = self.router.route(path, on(filter, handler));
+        self
+    }
+}
+
+fn table() -> Table {
+    Table {
+        router: Router::new(),
+        routes: Vec::new(),
+    }
+    .get("/", pages::home::page)
+    .get("/events", pages::home::events)
+    .get("/dags", pages::dags::page)
+    .get("/dags/events", pages::dags::events)
+    .get("/dags/{dag}", pages::dag::page)
+    .get("/dags/{dag}/events", pages::dag::events)
+    .post("/dags/{dag}/trigger", pages::actions::trigger)
+    .post("/dags/{dag}/pause", pages::actions::pause)
+    .post("/dags/{dag}/unpause", pages::actions::unpause)
+    .get("/runs", pages::runs::page)
+    .get("/runs/events", pages::runs::events)
+    .get("/runs/{run}", pages::run::page)
+    .get("/runs/{run}/events", pages::run::events)
+    .post("/runs/{run}/cancel", pages::actions::cancel)
+    .post("/runs/{run}/clear", pages::actions::clear_run)
+    .get("/runs/{run}/tasks/{task}", pages::task::page)
+    .get("/runs/{run}/tasks/{task}/events", pages::task::events)
+    .post("/runs/{run}/tasks/{task}/clear", pages::actions::clear_task)
+    .get("/api", pages::reference::page)
+    .get("/api/v1/openapi.json", api::openapi)
+    .get("/api/v1/dags", api::dags::list)
+    .get("/api/v1/dags/{dag}", api::dags::show)
+    .post("/api/v1/dags/{dag}/runs", api::dags::trigger)
+    .post("/api/v1/dags/{dag}/pause", api::dags::pause)
+    .post("/api/v1/dags/{dag}/unpause", api::dags::unpause)
+    .get("/api/v1/runs", api::runs::list)
+    .get("/api/v1/runs/{run}", api::runs::show)
+    .post("/api/v1/runs/{run}/cancel", api::runs::cancel)
+    .post("/api/v1/runs/{run}/clear", api::runs::clear)
+    .get("/api/v1/runs/{run}/tasks", api::tasks::list)
+    .get("/api/v1/runs/{run}/tasks/{task}", api::tasks::show)
+    .post("/api/v1/runs/{run}/tasks/{task}/clear", api::tasks::clear)
+    .post("/api/v1/runs/{run}/tasks/{task}/retry", api::tasks::retry)
+    .get("/api/v1/runs/{run}/tasks/{task}/log", api::tasks::log)
+    .get("/api/v1/runs/{run}/tasks/{task}/output", api::tasks::output)
+    .get(
+        "/api/v1/runs/{run}/tasks/{task}/rendered",
+        api::tasks::rendered,
+    )
+    .get("/assets/{file}", assets::serve)
+    .get("/healthz", health::healthz)
+    .get("/readyz", health::readyz)
+    .get("/metrics", health::metrics)
+}

@@ -1,0 +1,843 @@
+//! The router in process, over a real Postgres.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Method, Request, Response, StatusCode},
+};
+use pinwheel_scheduler::{
+    engine::Changes,
+    model::{Catchup, Dag, DagId, Param, ParamType, RunState, Task, TaskId, TriggerRule},
+    store::{FileErrorRow, RunFilter, Store},
+};
+use pinwheel_test_support::postgres::Postgres;
+use pinwheel_web::{Check, WebState, router, routes};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+const HOSTILE: &str = "\"><script>alert(1)</script>{{ x }}$(id)`id`\u{202e}";
+
+struct House {
+    store: Store,
+    router: Router,
+}
+
+impl House {
+    /// An empty Pinwheel.
+    async fn empty() -> Self {
+        let prepare = async |url: String| {
+            let store = Store::connect(&url).await.expect("the store connects");
+            store.migrate().await.expect("the migrations apply");
+        };
+        let url = Postgres::shared().fresh_database(prepare).await;
+        let store = Store::connect(&url).await.expect("the store connects");
+        let changes = Changes::listen(&store)
+            .await
+            .expect("Postgres can be listened to");
+        let router = router(WebState::new(store.clone(), changes));
+        Self {
+            store,
+            router,
+        }
+    }
+
+    /// One DAG, `pins`, that nobody has run.
+    async fn with_a_dag() -> Self {
+        let house = Self::empty().await;
+        let source = format!("# {HOSTILE}\n[dag]\nid = \"pins\"\n");
+        house
+            .store
+            .publish("pins.toml", &source, &dag())
+            .await
+            .expect("the DAG is published");
+        house
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router never fails");
+        Answer::read(response).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(
+            request(Method::GET, path)
+                .body(Body::empty())
+                .expect("a request"),
+        )
+        .await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Answer {
+        let request = request(Method::POST, path).header("content-type", "application/json");
+        self.send(
+            request
+                .body(Body::from(body.to_string()))
+                .expect("a request"),
+        )
+        .await
+    }
+
+    /// What a browser sends when a person uses a form of ours.
+    async fn submit(&self, path: &str, form: &'static str) -> Answer {
+        let request = request(Method::POST, path)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("sec-fetch-site", "same-origin");
+        self.send(request.body(Body::from(form)).expect("a request"))
+            .await
+    }
+
+    async fn runs(&self) -> usize {
+        self.store
+            .runs(&RunFilter {
+                limit: 100,
+                ..RunFilter::default()
+            })
+            .await
+            .expect("runs are listed")
+            .len()
+    }
+
+    async fn trigger(&self) -> i64 {
+        let answer = self
+            .post(
+                "/api/v1/dags/pins/runs",
+                &json!({ "params": { "note": HOSTILE } }),
+            )
+            .await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        answer.json()["run_id"]
+            .as_i64()
+            .expect("a run has a number")
+    }
+}
+
+fn request(method: Method, path: &str) -> axum::http::request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "127.0.0.1:8080")
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    async fn read(response: Response<Body>) -> Self {
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, 10_000_000)
+            .await
+            .expect("the body can be read");
+        let text = String::from_utf8(bytes.to_vec()).expect("answers are UTF-8");
+        Self {
+            status: parts.status,
+            headers: parts.headers,
+            text,
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    /// The page without what differs from run to run.
+    fn page(&self) -> String {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        let start = self.text.find("<main").expect("a page has a main part");
+        let end = self.text.find("</main>").expect("a page has a main part");
+        redact(&self.text[start..end])
+    }
+}
+
+/// Replaces instants by a word.
+fn redact(text: &str) -> String {
+    let mut redacted = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("20") {
+        let (before, instant) = rest.split_at(at);
+        redacted.push_str(before);
+        let is_date =
+            instant.len() > 10 && instant.as_bytes()[4] == b'-' && instant.as_bytes()[7] == b'-';
+        if is_date {
+            let end = instant[10..]
+                .find(|character: char| {
+                    !character.is_ascii_digit() && !matches!(character, 'T' | ':' | '.' | 'Z' | ' ')
+                })
+                .map_or(instant.len(), |end| end + 10);
+            redacted.push_str("[instant]");
+            rest = &instant[end..];
+        } else {
+            redacted.push_str("20");
+            rest = &instant[2..];
+        }
+    }
+    redacted + rest
+}
+
+fn dag() -> Dag {
+    let task = |id: &str, upstream: &[usize], downstream: &[usize]| Task {
+        id: TaskId::new(id).expect("a name"),
+        kind: "noop".to_owned(),
+        upstream: upstream.to_vec(),
+        downstream: downstream.to_vec(),
+        trigger_rule: TriggerRule::AllSuccess,
+        retries: 0,
+        retry_delay: Duration::ZERO,
+        timeout: None,
+        pool: "default".to_owned(),
+        queue: "default".to_owned(),
+        priority: 0,
+        slots: 1,
+        allow_failure: false,
+        with: serde_json::Map::new(),
+    };
+    let param = |param_type, default| Param {
+        param_type,
+        default,
+        description: "A <param>".to_owned(),
+        minimum: None,
+        maximum: None,
+        pattern: None,
+        choices: vec![],
+    };
+    Dag {
+        id: DagId::new("pins").expect("a name"),
+        description: "Land & clean <pins>".to_owned(),
+        schedule: None,
+        start: None,
+        catchup: Catchup::None,
+        max_active_runs: 1,
+        params: [
+            (
+                "least".to_owned(),
+                param(ParamType::Integer, Some(json!(0))),
+            ),
+            (
+                "note".to_owned(),
+                param(ParamType::String, Some(json!("x"))),
+            ),
+            (
+                "deep".to_owned(),
+                param(ParamType::Boolean, Some(json!(false))),
+            ),
+            (
+                "tags".to_owned(),
+                param(ParamType::List, Some(json!(["a"]))),
+            ),
+        ]
+        .into(),
+        tasks: vec![
+            task("land", &[], &[1, 2]),
+            task("clean", &[0], &[2]),
+            task("report", &[0, 1], &[]),
+        ],
+    }
+}
+
+#[tokio::test]
+async fn an_empty_house_says_what_to_do_next() {
+    let house = House::empty().await;
+    insta::assert_snapshot!("home_empty", house.get("/").await.page());
+    insta::assert_snapshot!("dags_empty", house.get("/dags").await.page());
+    insta::assert_snapshot!("runs_empty", house.get("/runs").await.page());
+}
+
+#[tokio::test]
+async fn pages_of_a_dag_and_its_run_read_well() {
+    let house = House::with_a_dag().await;
+    let errors = [FileErrorRow {
+        file: "bad.toml".to_owned(),
+        report: format!("{HOSTILE} ^^^"),
+        error_count: 2,
+    }];
+    house
+        .store
+        .record_file_errors(&errors)
+        .await
+        .expect("errors are recorded");
+    house.trigger().await;
+    for (name, path) in [
+        ("home", "/"),
+        ("dags", "/dags"),
+        ("dag", "/dags/pins"),
+        ("runs", "/runs"),
+        ("run", "/runs/1"),
+        ("reference", "/api"),
+    ] {
+        insta::assert_snapshot!(name, house.get(path).await.page());
+    }
+}
+
+#[tokio::test]
+async fn hostile_text_never_becomes_markup() {
+    let house = House::with_a_dag().await;
+    let errors = [FileErrorRow {
+        file: HOSTILE.to_owned(),
+        report: HOSTILE.to_owned(),
+        error_count: 1,
+    }];
+    house
+        .store
+        .record_file_errors(&errors)
+        .await
+        .expect("errors are recorded");
+    let run = house.trigger().await;
+    let query = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E";
+    for path in [
+        "/".to_owned(),
+        "/dags".to_owned(),
+        format!("/dags?q={query}"),
+        "/dags/pins".to_owned(),
+        format!("/runs?dag={query}&state={query}"),
+        format!("/runs/{run}"),
+        format!("/dags/{query}"),
+        format!("/runs/{query}/tasks/{query}"),
+        format!("/nothing/{query}"),
+    ] {
+        let answer = house.get(&path).await;
+        assert!(!answer.text.contains("<script>alert"), "{path}");
+        assert!(
+            !answer.text.contains("style="),
+            "{path}: the policy forbids inline styles"
+        );
+        assert!(
+            !answer.text.contains(" onclick") && !answer.text.contains("javascript:"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_unsafe_route_refuses_another_site() {
+    let house = House::with_a_dag().await;
+    let run = house.trigger().await;
+    let unsafe_routes: Vec<_> = routes()
+        .into_iter()
+        .filter(|route| route.method != Method::GET)
+        .collect();
+    assert!(
+        unsafe_routes.len() >= 13,
+        "the table of routes lists the unsafe ones"
+    );
+    for route in unsafe_routes {
+        let path = route
+            .path
+            .replace("{dag}", "pins")
+            .replace("{run}", &run.to_string())
+            .replace("{task}", "land");
+        let attacks: [&[(&str, &str)]; 7] = [
+            &[],
+            &[
+                ("sec-fetch-site", "cross-site"),
+                ("content-type", "application/json"),
+            ],
+            &[("sec-fetch-site", "same-site"), ("x-pinwheel", "1")],
+            &[
+                ("origin", "https://evil.example"),
+                ("content-type", "application/json"),
+            ],
+            &[("origin", "http://127.0.0.1:9999"), ("x-pinwheel", "1")],
+            &[("origin", "null"), ("x-pinwheel", "1")],
+            &[("content-type", "text/plain")],
+        ];
+        for attack in attacks {
+            let mut request = request(route.method.clone(), &path);
+            for (name, value) in attack {
+                request = request.header(*name, *value);
+            }
+            let answer = house
+                .send(request.body(Body::from("{}")).expect("a request"))
+                .await;
+            assert_eq!(
+                answer.status,
+                StatusCode::FORBIDDEN,
+                "{} {path} with {attack:?}",
+                route.method
+            );
+        }
+    }
+    let row = house
+        .store
+        .dag(&DagId::new("pins").expect("a name"))
+        .await
+        .expect("it is read")
+        .expect("it is there");
+    assert!(!row.paused);
+    assert_eq!(house.runs().await, 1, "no attack made a run");
+}
+
+#[tokio::test]
+async fn every_route_refuses_a_foreign_host() {
+    let house = House::empty().await;
+    for route in routes() {
+        for host in ["evil.example", "127.0.0.1.evil.example:8080"] {
+            let request = Request::builder()
+                .method(route.method.clone())
+                .uri(route.path.replace(['{', '}'], ""));
+            let request = request.header("host", host).header("x-pinwheel", "1");
+            let answer = house
+                .send(request.body(Body::empty()).expect("a request"))
+                .await;
+            assert_eq!(
+                answer.status,
+                StatusCode::MISDIRECTED_REQUEST,
+                "{} {}",
+                route.method,
+                route.path
+            );
+        }
+    }
+    let without = Request::builder()
+        .uri("/")
+        .body(Body::empty())
+        .expect("a request");
+    assert_eq!(
+        house.send(without).await.status,
+        StatusCode::MISDIRECTED_REQUEST
+    );
+}
+
+#[tokio::test]
+async fn every_answer_carries_the_guarding_headers() {
+    let house = House::empty().await;
+    for path in [
+        "/",
+        "/nothing",
+        "/api/v1/dags",
+        "/api/v1/nothing",
+        "/healthz",
+        "/dags/none",
+    ] {
+        let answer = house.get(path).await;
+        assert!(
+            answer
+                .header("content-security-policy")
+                .contains("default-src 'none'; script-src 'self'"),
+            "{path}"
+        );
+        assert!(
+            answer
+                .header("content-security-policy")
+                .contains("frame-ancestors 'none'"),
+            "{path}"
+        );
+        assert!(
+            !answer.header("content-security-policy").contains("unsafe"),
+            "{path}"
+        );
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(answer.header("referrer-policy"), "same-origin", "{path}");
+        assert_eq!(answer.header("cache-control"), "no-store", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn assets_are_cached_for_ever_and_old_ones_are_refused() {
+    let house = House::empty().await;
+    let page = house.get("/").await.text;
+    let links: Vec<&str> = page
+        .split('"')
+        .filter(|part| part.starts_with("/assets/"))
+        .collect();
+    assert!(links.len() >= 4);
+    for link in links {
+        let answer = house.get(link).await;
+        assert_eq!(answer.status, StatusCode::OK, "{link}");
+        assert!(
+            answer.header("cache-control").contains("immutable"),
+            "{link}"
+        );
+    }
+    assert_eq!(
+        house.get("/assets/app.0000000000000000.css").await.status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        house.get("/assets/..%2fCargo.toml").await.status,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn the_api_triggers_a_run_and_shows_it() {
+    let house = House::with_a_dag().await;
+    let body = json!({ "params": { "least": 7 }, "logical_date": "2026-01-31T02:00:00Z" });
+    let answer = house.post("/api/v1/dags/pins/runs", &body).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+    let run = answer.json();
+    assert_eq!(
+        answer.header("location"),
+        format!("/api/v1/runs/{}", run["run_id"])
+    );
+    assert_eq!(
+        run["params"],
+        json!({ "least": 7, "note": "x", "deep": false, "tags": ["a"] })
+    );
+    assert_eq!(run["logical_date"], "2026-01-31T02:00:00Z");
+    assert_eq!(run["kind"], "manual");
+    assert_eq!(house.get(answer.header("location")).await.json(), run);
+
+    let again = house.post("/api/v1/dags/pins/runs", &body).await;
+    assert_eq!(again.status, StatusCode::CONFLICT);
+    assert_eq!(again.json()["run_id"], run["run_id"]);
+    assert_eq!(again.header("content-type"), "application/problem+json");
+
+    let list = house.get("/api/v1/runs?dag=pins&limit=10").await.json();
+    assert_eq!(list["runs"].as_array().map(Vec::len), Some(1));
+    let dag = house.get("/api/v1/dags/pins").await.json();
+    assert_eq!(dag["tasks"][2]["after"], json!(["land", "clean"]));
+    assert_eq!(dag["open_runs"], 1);
+}
+
+#[tokio::test]
+async fn the_api_refuses_with_problems_that_say_what_is_wrong() {
+    let house = House::with_a_dag().await;
+    let run = house.trigger().await;
+    let cases: [(&str, Value, StatusCode); 9] = [
+        (
+            "/api/v1/dags/pins/runs",
+            json!({ "params": { "least": "many" } }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+        (
+            "/api/v1/dags/pins/runs",
+            json!({ "params": { "leest": 1 } }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+        (
+            "/api/v1/dags/pins/runs",
+            json!({ "parms": {} }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+        ("/api/v1/dags/pinz/runs", json!({}), StatusCode::NOT_FOUND),
+        ("/api/v1/dags/..%2f/pause", json!({}), StatusCode::NOT_FOUND),
+        (
+            "/api/v1/runs/999999/cancel",
+            json!({}),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            "/api/v1/runs/first/cancel",
+            json!({}),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            &format!("/api/v1/runs/{run}/tasks/none/clear"),
+            json!({}),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            &format!("/api/v1/runs/{run}/clear"),
+            json!({ "tasks": ["land"], "only_failed": true }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+    ];
+    for (path, body, status) in cases {
+        let answer = house.post(path, &body).await;
+        assert_eq!(answer.status, status, "{path} {body}: {}", answer.text);
+        assert_eq!(
+            answer.header("content-type"),
+            "application/problem+json",
+            "{path}"
+        );
+        let problem = answer.json();
+        assert_eq!(problem["status"], status.as_u16());
+        assert!(
+            problem["title"]
+                .as_str()
+                .is_some_and(|title| !title.is_empty()),
+            "{problem}"
+        );
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty()),
+            "{problem}"
+        );
+    }
+    let many = house
+        .post(
+            "/api/v1/dags/pins/runs",
+            &json!({ "params": { "least": "many" } }),
+        )
+        .await
+        .json();
+    assert_eq!(many["param"], "least");
+    for path in [
+        "/api/v1/runs?limit=501",
+        "/api/v1/runs?limit=0",
+        "/api/v1/runs?sort=up",
+        "/api/v1/runs?state=odd",
+    ] {
+        assert_eq!(
+            house.get(path).await.status,
+            StatusCode::BAD_REQUEST,
+            "{path}"
+        );
+    }
+    let broken =
+        request(Method::POST, "/api/v1/dags/pins/runs").header("content-type", "application/json");
+    let broken = house
+        .send(broken.body(Body::from("{")).expect("a request"))
+        .await;
+    assert_eq!(broken.status, StatusCode::BAD_REQUEST);
+    let text = request(Method::POST, "/api/v1/dags/pins/runs").header("x-pinwheel", "1");
+    let text = house
+        .send(text.body(Body::from("{}")).expect("a request"))
+        .await;
+    assert_eq!(text.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let large =
+        request(Method::POST, "/api/v1/dags/pins/runs").header("content-type", "application/json");
+    let large = house
+        .send(
+            large
+                .body(Body::from(vec![b' '; 2_000_000]))
+                .expect("a request"),
+        )
+        .await;
+    assert_eq!(large.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(large.header("content-type"), "application/problem+json");
+    assert_eq!(house.runs().await, 1);
+}
+
+#[tokio::test]
+async fn the_api_pauses_cancels_and_clears() {
+    let house = House::with_a_dag().await;
+    assert_eq!(
+        house
+            .post("/api/v1/dags/pins/pause", &json!({}))
+            .await
+            .json()["paused"],
+        true
+    );
+    assert_eq!(
+        house
+            .post("/api/v1/dags/pins/unpause", &json!({}))
+            .await
+            .json()["paused"],
+        false
+    );
+    let run = house.trigger().await;
+    let cancelled = house
+        .post(&format!("/api/v1/runs/{run}/cancel"), &json!({}))
+        .await;
+    assert_eq!(cancelled.json()["state"], "cancelled", "{}", cancelled.text);
+    let again = house
+        .post(&format!("/api/v1/runs/{run}/cancel"), &json!({}))
+        .await;
+    assert_eq!(again.status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn forms_work_without_a_script() {
+    let house = House::with_a_dag().await;
+    let form = "param.least=5&param.note=hello+world&param.deep=true&param.tags=%5B%22b%22%5D&logical_date=2026-01-31T02:00";
+    let answer = house.submit("/dags/pins/trigger", form).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    assert_eq!(answer.header("location"), "/runs/1?done=triggered");
+    let run = house.get("/api/v1/runs/1").await.json();
+    assert_eq!(
+        run["params"],
+        json!({ "least": 5, "note": "hello world", "deep": true, "tags": ["b"] })
+    );
+    assert_eq!(run["logical_date"], "2026-01-31T02:00:00Z");
+    assert_eq!(
+        house
+            .get("/runs/1?done=triggered")
+            .await
+            .text
+            .matches("The run was made.")
+            .count(),
+        1
+    );
+    assert_eq!(
+        house
+            .get("/runs/1?done=%3Cb%3E")
+            .await
+            .text
+            .matches("id=\"note\"")
+            .count(),
+        0
+    );
+
+    let wrong = house
+        .submit("/dags/pins/trigger", "param.least=many&param.tags=%5B")
+        .await;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        wrong.text.contains("expected a whole number, found `many`"),
+        "{}",
+        wrong.text
+    );
+    assert!(wrong.text.contains("is no JSON"));
+    assert!(
+        wrong.text.contains("value=\"many\""),
+        "what was typed is kept"
+    );
+
+    let paused = house.submit("/dags/pins/pause", "").await;
+    assert_eq!(
+        (paused.status, paused.header("location")),
+        (StatusCode::SEE_OTHER, "/dags/pins?done=paused")
+    );
+    assert_eq!(
+        house.submit("/runs/1/cancel", "").await.status,
+        StatusCode::SEE_OTHER
+    );
+    let run = house
+        .store
+        .run(pinwheel_scheduler::model::RunId(1))
+        .await
+        .expect("it is read")
+        .expect("it is there");
+    assert_eq!(run.state, RunState::Cancelled);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_the_callers_language() {
+    let house = House::empty().await;
+    let page = house.get("/dags/none").await;
+    assert_eq!(page.status, StatusCode::NOT_FOUND);
+    assert!(
+        page.header("content-type").starts_with("text/html") && page.text.contains("No such DAG")
+    );
+    let problem = house.get("/api/v1/dags/none").await;
+    assert_eq!(problem.status, StatusCode::NOT_FOUND);
+    assert_eq!(problem.json()["title"], "No such DAG");
+    let method = request(Method::DELETE, "/api/v1/dags")
+        .header("x-pinwheel", "1")
+        .body(Body::empty());
+    let method = house.send(method.expect("a request")).await;
+    assert_eq!(method.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(method.header("content-type"), "application/problem+json");
+    assert!(house.get("/nothing").await.text.contains("Nothing is here"));
+}
+
+#[tokio::test]
+async fn the_openapi_document_names_every_endpoint() {
+    let house = House::empty().await;
+    let document = house.get("/api/v1/openapi.json").await.json();
+    for route in routes()
+        .iter()
+        .filter(|route| route.path.starts_with("/api/v1/") && !route.path.ends_with("openapi.json"))
+    {
+        let operation = &document["paths"][route.path][route.method.as_str().to_lowercase()];
+        assert!(
+            operation["summary"].is_string(),
+            "{} {} is not described",
+            route.method,
+            route.path
+        );
+        assert!(
+            operation["responses"]["200"].is_object() || operation["responses"]["201"].is_object()
+        );
+    }
+}
+
+struct Away;
+
+#[async_trait]
+impl Check for Away {
+    fn name(&self) -> &str {
+        "kafka"
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        Err("connection refused".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn machines_hear_what_cannot_be_reached() {
+    let house = House::empty().await;
+    assert_eq!(house.get("/healthz").await.text, "ok\n");
+    let ready = house.get("/readyz").await;
+    assert_eq!(ready.status, StatusCode::OK, "{}", ready.text);
+    let changes = Changes::listen(&house.store)
+        .await
+        .expect("Postgres can be listened to");
+    let state = WebState::new(house.store.clone(), changes).with_check(Arc::new(Away));
+    let response = router(state)
+        .oneshot(
+            request(Method::GET, "/readyz")
+                .body(Body::empty())
+                .expect("a request"),
+        )
+        .await;
+    let ready = Answer::read(response.expect("the router never fails")).await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        ready.json(),
+        json!({ "ready": false, "dependencies": [
+            { "name": "postgres", "reachable": true },
+            { "name": "kafka", "reachable": false, "problem": "connection refused" },
+        ] })
+    );
+    house.get("/dags/none").await;
+    let metrics = house.get("/metrics").await.text;
+    assert!(
+        metrics.contains(
+            "pinwheel_http_requests_total{method=\"GET\",route=\"/dags/{dag}\",status=\"404\"} 1"
+        ),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("/dags/none"), "no path is ever a label");
+}
+
+#[tokio::test]
+async fn a_live_page_is_told_only_what_it_does_not_have() {
+    use futures::StreamExt;
+    let house = House::with_a_dag().await;
+    let page = house.get("/dags").await.text;
+    let live = page
+        .split("data-live=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .expect("the page is live");
+    let open = request(Method::GET, live)
+        .body(Body::empty())
+        .expect("a request");
+    let response = house
+        .router
+        .clone()
+        .oneshot(open)
+        .await
+        .expect("the router never fails");
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut events = response.into_body().into_data_stream();
+    // Nothing is said until something changes; then the part that changed comes.
+    let answer = house.submit("/dags/pins/pause", "").await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let event = tokio::time::timeout(Duration::from_secs(20), events.next())
+        .await
+        .expect("an event comes in time");
+    let event = String::from_utf8(
+        event
+            .expect("the stream is open")
+            .expect("it can be read")
+            .to_vec(),
+    )
+    .expect("UTF-8");
+    assert!(
+        event.contains("event: changed") && event.contains("paused"),
+        "{event}"
+    );
+}
