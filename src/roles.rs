@@ -17,7 +17,7 @@ use pinwheel_streaming::{
 };
 use pinwheel_tasks::{KafkaSettings, Registry, S3Settings, kafka, s3::ObjectStore};
 use pinwheel_web::{Check, WebOptions, WebState};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,6 +32,9 @@ use crate::{
 pub(crate) const PINS_TOPIC: &str = "pins";
 /// How long a running task may go on after the process was asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// What is said when a loop broke that the engine cannot do without.
+pub(crate) const ENGINE_BROKE: &str = "the engine cannot go on; its log says which loop broke";
 
 /// `pinwheel scheduler`
 pub(crate) async fn run_scheduler(settings: &Settings) -> Result<()> {
@@ -63,10 +66,14 @@ async fn run_engine(
         "{role} ready: {} slots; Ctrl-C stops it",
         settings.worker.slots
     ));
-    shutdown.cancelled().await;
+    let ended = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Ok(()),
+        () = engine.broken() => Err(Failure::failed(ENGINE_BROKE)),
+    };
     say("stopping; running tasks may end first");
     engine.stop().await;
-    Ok(())
+    ended
 }
 
 /// `pinwheel web`
@@ -179,7 +186,7 @@ pub(crate) async fn start_engine(
         grace,
         ..defaults
     };
-    Ok(Engine::start(store, registry, roles, options, Arc::new(SystemClock)).await?)
+    Ok(Engine::start(store, registry, roles, options, Arc::new(SystemClock::new())).await?)
 }
 
 fn process_name() -> String {
@@ -219,7 +226,7 @@ pub(crate) async fn serve_web(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let mut state =
-        WebState::new(store, counted(changes)).with_metrics(Arc::new(move || metrics.gather()));
+        WebState::new(store, changes).with_metrics(Arc::new(move || metrics.gather()));
     if let Some(kafka) = &settings.kafka {
         state = state.with_check(Arc::new(KafkaCheck(kafka.clone())));
     }
@@ -227,21 +234,6 @@ pub(crate) async fn serve_web(
         state = state.with_check(Arc::new(S3Check::new(s3).await));
     }
     Ok(pinwheel_web::serve(listener, state, shutdown).await?)
-}
-
-/// Turns the stream of changes into a number that moves. The loop ends with its last reader.
-fn counted(mut changes: Changes) -> watch::Receiver<u64> {
-    let (sender, receiver) = watch::channel(0);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                biased;
-                () = sender.closed() => return,
-                () = changes.next() => sender.send_modify(|count| *count += 1),
-            }
-        }
-    });
-    receiver
 }
 
 struct KafkaCheck(KafkaSettings);

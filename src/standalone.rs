@@ -183,6 +183,7 @@ impl Standalone {
         loop {
             let ended = tokio::select! {
                 failure = self.embedded.broke() => return failure,
+                () = self.engine.broken() => return Failure::failed(roles::ENGINE_BROKE),
                 Some(ended) = self.roles.join_next() => ended,
             };
             if let Some(failure) = verdict(ended) {

@@ -243,11 +243,10 @@ impl World {
     }
 }
 
+type KeyAndValue = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// Everything on the topic, by partition and offset.
-fn read_all(
-    kafka: &KafkaSettings,
-    ends: &BTreeMap<i32, i64>,
-) -> BTreeMap<(i32, i64), (Option<Vec<u8>>, Option<Vec<u8>>)> {
+fn read_all(kafka: &KafkaSettings, ends: &BTreeMap<i32, i64>) -> BTreeMap<(i32, i64), KeyAndValue> {
     let consumer: BaseConsumer = kafka::reader(kafka, "a test").create().expect("a consumer");
     let mut assignment = TopicPartitionList::new();
     for partition in ends.keys() {

@@ -17,7 +17,7 @@ use crate::pages::Layout;
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     status: StatusCode,
-    problem: Problem,
+    problem: Box<Problem>,
 }
 
 /// An error, as RFC 9457 describes it (`application/problem+json`).
@@ -57,7 +57,7 @@ pub(crate) struct ParamProblem {
 
 impl Failure {
     pub(crate) fn new(status: StatusCode, title: impl Into<String>) -> Self {
-        let problem = Problem {
+        let problem = Box::new(Problem {
             status: status.as_u16(),
             title: title.into(),
             detail: String::new(),
@@ -65,7 +65,7 @@ impl Failure {
             param: None,
             run_id: None,
             params: Vec::new(),
-        };
+        });
         Self { status, problem }
     }
 
@@ -152,7 +152,10 @@ impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let status =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, problem }
+        Self {
+            status,
+            problem: Box::new(problem),
+        }
     }
 }
 

@@ -38,10 +38,7 @@ impl House {
             .await
             .expect("Postgres can be listened to");
         let router = router(WebState::new(store.clone(), changes));
-        Self {
-            store,
-            router,
-        }
+        Self { store, router }
     }
 
     /// One DAG, `pins`, that nobody has run.

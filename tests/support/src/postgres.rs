@@ -19,6 +19,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+const PREFIX: &str = "pinwheel-postgres-";
+
 /// A running Postgres with its data in a temporary directory.
 #[derive(Debug)]
 pub struct Postgres {
@@ -53,7 +55,10 @@ impl Postgres {
     ///
     /// # Panics
     /// Postgres refuses.
-    pub async fn fresh_database<F: Future<Output = ()>>(&self, prepare: impl FnOnce(String) -> F) -> String {
+    pub async fn fresh_database<F: Future<Output = ()>>(
+        &self,
+        prepare: impl FnOnce(String) -> F,
+    ) -> String {
         self.template
             .get_or_init(|| async {
                 self.administer("create database prepared").await;
@@ -64,7 +69,8 @@ impl Postgres {
             })
             .await;
         let name = self.next_name();
-        self.administer(&format!("create database {name} template prepared")).await;
+        self.administer(&format!("create database {name} template prepared"))
+            .await;
         self.url(&name)
     }
 
@@ -73,9 +79,13 @@ impl Postgres {
     /// # Panics
     /// Postgres refuses.
     pub async fn administer(&self, statement: &str) {
-        let mut connection =
-            PgConnection::connect(&self.url("postgres")).await.expect("the test Postgres accepts connections");
-        connection.execute(AssertSqlSafe(statement)).await.expect("the statement is valid");
+        let mut connection = PgConnection::connect(&self.url("postgres"))
+            .await
+            .expect("the test Postgres accepts connections");
+        connection
+            .execute(AssertSqlSafe(statement))
+            .await
+            .expect("the statement is valid");
     }
 
     fn next_name(&self) -> String {
@@ -87,19 +97,35 @@ impl Postgres {
     }
 
     fn start() -> Self {
-        let directory = tempfile::Builder::new().prefix("pinwheel-postgres-").tempdir().expect("there is room in /tmp");
+        remove_leftovers();
+        let directory = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir()
+            .expect("there is room in /tmp");
         let data = directory.path().join("data");
         let account = Account::for_postgres();
         account.give(directory.path());
         let mut initdb = account.command(&binary("initdb"));
-        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"]);
+        initdb.args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+            "-D",
+        ]);
         let output = initdb.arg(&data).output().expect("initdb can be started");
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .expect("a loopback port is free")
             .port();
-        let log = fs::File::create(directory.path().join("log")).expect("the directory is writable");
+        let log =
+            fs::File::create(directory.path().join("log")).expect("the directory is writable");
         let mut postgres = account.command(&binary("postgres"));
         postgres
             .arg("-D")
@@ -107,7 +133,14 @@ impl Postgres {
             .arg("-k")
             .arg(directory.path())
             .args(["-h", "127.0.0.1", "-p", &port.to_string()])
-            .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=300"])
+            .args([
+                "-c",
+                "fsync=off",
+                "-c",
+                "full_page_writes=off",
+                "-c",
+                "max_connections=300",
+            ])
             .args(["-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=5s"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -115,7 +148,9 @@ impl Postgres {
         keep(postgres);
         let started = Instant::now();
         // The last line of the pid file says `ready` once connections are accepted.
-        while !fs::read_to_string(data.join("postmaster.pid")).is_ok_and(|state| state.contains("ready")) {
+        while !fs::read_to_string(data.join("postmaster.pid"))
+            .is_ok_and(|state| state.contains("ready"))
+        {
             assert!(
                 started.elapsed() < Duration::from_secs(30),
                 "Postgres did not start: {}",
@@ -123,7 +158,28 @@ impl Postgres {
             );
             thread::sleep(Duration::from_millis(5));
         }
-        Self { port, databases: AtomicU32::new(0), template: OnceCell::new(), _directory: directory }
+        Self {
+            port,
+            databases: AtomicU32::new(0),
+            template: OnceCell::new(),
+            _directory: directory,
+        }
+    }
+}
+
+/// A test process ends without dropping what is static; its Postgres ends with it, its directory is removed by a later
+/// one.
+fn remove_leftovers() {
+    let hour = Duration::from_secs(3600);
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let is_old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > hour));
+        if is_ours && is_old && !entry.path().join("data/postmaster.pid").exists() {
+            let _somebody_else_did = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -141,7 +197,9 @@ fn keep(mut command: Command) {
             Err(error) => started.send(Err(error)).expect("the caller waits"),
         }
     });
-    wait.recv().expect("the thread answers").expect("Postgres can be started");
+    wait.recv()
+        .expect("the thread answers")
+        .expect("Postgres can be started");
 }
 
 /// Who runs Postgres: it refuses to run as root.
@@ -151,7 +209,8 @@ struct Account {
 
 impl Account {
     fn for_postgres() -> Self {
-        let own = fs::metadata("/proc/self").map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata));
+        let own = fs::metadata("/proc/self")
+            .map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata));
         if own.is_ok_and(|uid| uid != 0) {
             return Self { ids: None };
         }
@@ -164,12 +223,16 @@ impl Account {
                     .flatten()
             })
         });
-        assert!(ids.is_some(), "root needs an account `postgres` or `nobody` to run Postgres under");
+        assert!(
+            ids.is_some(),
+            "root needs an account `postgres` or `nobody` to run Postgres under"
+        );
         Self { ids }
     }
 
     fn give(&self, directory: &Path) {
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("the directory is ours");
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+            .expect("the directory is ours");
         if let Some((uid, gid)) = self.ids {
             chown(directory, Some(uid), Some(gid)).expect("root may give its directory away");
         }
@@ -178,9 +241,15 @@ impl Account {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         if let Some((uid, gid)) = self.ids {
-            command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups");
+            command
+                .arg(format!("--reuid={uid}"))
+                .arg(format!("--regid={gid}"))
+                .arg("--clear-groups");
         }
-        command.args(["--pdeathsig", "INT", "--"]).arg(program).current_dir("/");
+        command
+            .args(["--pdeathsig", "INT", "--"])
+            .arg(program)
+            .current_dir("/");
         command
     }
 }
@@ -188,7 +257,10 @@ impl Account {
 /// From PATH, or the newest of `/usr/lib/postgresql/*/bin`.
 fn binary(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(found) = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file()) {
+    if let Some(found) = std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+    {
         return found;
     }
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
@@ -197,9 +269,13 @@ fn binary(name: &str) -> PathBuf {
         .flatten()
         .filter_map(|entry| {
             let file = entry.path().join("bin").join(name);
-            Some((entry.file_name().to_str()?.parse().ok()?, file)).filter(|(_, file)| file.is_file())
+            Some((entry.file_name().to_str()?.parse().ok()?, file))
+                .filter(|(_, file)| file.is_file())
         })
         .collect();
     versions.sort();
-    versions.pop().map(|(_, file)| file).unwrap_or_else(|| panic!("`{name}` is not installed: apt install postgresql"))
+    versions
+        .pop()
+        .map(|(_, file)| file)
+        .unwrap_or_else(|| panic!("`{name}` is not installed: apt install postgresql"))
 }

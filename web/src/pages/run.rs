@@ -21,7 +21,7 @@ use super::{
 use crate::{
     WebState,
     failure::Failure,
-    format::{Badge, Elapsed, When, inline, pretty, shorten, task_badge},
+    format::{Badge, Elapsed, When, inline, plain, pretty, shorten, task_badge},
     graph,
     live::{self, Html, Live, Region, Seen},
 };
@@ -197,7 +197,7 @@ fn head(run: &RunRow, instances: &[InstanceRow]) -> HeadRegion {
             RunState::Running | RunState::Success | RunState::Failed | RunState::Cancelled => String::new(),
         },
         progress: counts.into_values().map(|(badge, count)| Share { badge, count }).collect(),
-        params: run.params.iter().map(|(name, value)| (name.clone(), inline(value))).collect(),
+        params: run.params.iter().map(|(name, value)| (name.clone(), plain(&inline(value)))).collect(),
         can_cancel: open,
         can_clear_failed: instances.iter().any(clearable),
         can_clear: !open && !instances.is_empty(),
@@ -432,7 +432,7 @@ pub(crate) fn why(
                 }
             }
         },
-        TaskState::Failed => instance.reason.clone().unwrap_or_default(),
+        TaskState::Failed => plain(instance.reason.as_deref().unwrap_or_default()),
         TaskState::Success | TaskState::Cancelled => String::new(),
     }
 }

@@ -22,10 +22,19 @@ pub(super) const PARAM_KEYS: [&str; 7] = [
     "enum",
 ];
 
+/// Who makes runs of the DAG.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// The schedule, which gives no values, and people.
+    Scheduled,
+    /// People alone.
+    ByHand,
+}
+
 /// Reads every declaration; `None` where it is wrong.
 pub(super) fn params(
     params: &Table<'_, '_>,
-    is_scheduled: bool,
+    runs: Runs,
     syntax: Syntax,
     report: &mut Report<'_>,
 ) -> BTreeMap<String, Option<Param>> {
@@ -37,7 +46,8 @@ pub(super) fn params(
         let Some(table) = Table::of(called, entry.key.span(), entry.value, report) else {
             continue;
         };
-        if table.value("default").is_none() && is_scheduled && syntax == Syntax::Whole {
+        let is_needed = runs == Runs::Scheduled && syntax == Syntax::Whole;
+        if is_needed && table.value("default").is_none() {
             report.refuse(
                 entry.key.span(),
                 format!(
@@ -139,7 +149,7 @@ fn bound(
         );
         return None;
     }
-    let number = match value.get_ref() {
+    match value.get_ref() {
         DeValue::Integer(_) | DeValue::Float(_) => json(value, report)?.as_f64(),
         other => {
             wrong_type(
@@ -152,8 +162,7 @@ fn bound(
             );
             None
         }
-    };
-    number
+    }
 }
 
 fn pattern(

@@ -11,7 +11,7 @@ use toml::{
 };
 
 use super::{
-    declared::params,
+    declared::{Runs, params},
     diagnostic::{Report, quoted, quoted_list},
     header::{Header, header},
     policy::{POLICY_KEYS, Policy},
@@ -90,8 +90,13 @@ pub(super) fn read<'t, 's>(
             Header::default()
         }
     };
+    let runs = if header.schedule.is_some() {
+        Runs::Scheduled
+    } else {
+        Runs::ByHand
+    };
     let params = table(&file, "params", report)
-        .map(|declared| params(&declared, header.schedule.is_some(), syntax, report))
+        .map(|declared| params(&declared, runs, syntax, report))
         .unwrap_or_default();
     let mut policy = Policy::default();
     if let Some(defaults) = table(&file, "defaults", report) {

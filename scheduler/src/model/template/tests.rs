@@ -127,7 +127,7 @@ fn an_error_names_the_place_and_the_expression() {
         ),
         (
             "{{ ds | ds_add('x') }}",
-            "cannot render `key`: invalid operation: cannot convert string to i64 in `ds | ds_add('x')`",
+            "cannot render `key`: invalid operation: cannot convert string to i64 in `ds_add('x')`",
         ),
     ] {
         assert_eq!(rendered(text).expect_err(text).message, message, "{text}");
