@@ -178,8 +178,6 @@ create table ready (
     queue text not null,
     priority integer not null,
     slots integer not null,
-    -- The next execution goes on with the same try: it slept, and `resume` holds what it left.
-    continues boolean not null default false,
     ready_at timestamptz not null default clock_timestamp()
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 create index ready_claim_idx on ready (pool, queue, priority desc, instance_id);

@@ -127,7 +127,11 @@ impl ObjectStore {
                     None,
                     "pinwheel-settings",
                 )),
-            None => aws_sdk_s3::config::Builder::from(&aws_config::defaults(version).load().await),
+            None => {
+                // The region is given, or the chain would ask the network for one.
+                let chain = aws_config::defaults(version).region(Region::new(settings.region.clone()));
+                aws_sdk_s3::config::Builder::from(&chain.load().await)
+            }
         };
         builder = builder
             .region(Region::new(settings.region.clone()))

@@ -5,4 +5,5 @@ mod harness;
 mod landing;
 mod main_job;
 mod object_store;
+mod streaming;
 mod tidy;

@@ -48,6 +48,10 @@ impl Running {
         self.lock().remove(&instance);
     }
 
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn snapshot(&self) -> Vec<(InstanceId, i32)> {
         self.lock().iter().map(|(instance, epoch)| (*instance, *epoch)).collect()
     }
@@ -105,7 +109,12 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = cancelled.rung() => {}
+                () = cancelled.rung() => {
+                    if self.running.is_empty() {
+                        cancelled.arm();
+                        continue;
+                    }
+                }
                 _ = ticks.tick() => {}
             }
             loop {

@@ -120,7 +120,8 @@ impl Store {
     fn with_options(options: PgConnectOptions) -> Self {
         let options = options.application_name("pinwheel").statement_cache_capacity(256);
         // Every hot statement finds its rows by key. A plan made while the tables were small would go on reading them
-        // whole for as long as the prepared statement lives, so the alternatives are switched off.
+        // whole for as long as the prepared statement lives, so the alternatives are switched off, and a plan costs what
+        // rows it touches: pages are in memory.
         let engine_options = options.clone().options([
             ("idle_in_transaction_session_timeout", "30s"),
             ("lock_timeout", "20s"),
@@ -128,6 +129,10 @@ impl Store {
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
+            ("enable_material", "off"),
+            ("random_page_cost", "0.01"),
+            ("cpu_tuple_cost", "1"),
+            ("cpu_index_tuple_cost", "0.5"),
             ("jit", "off"),
             ("plan_cache_mode", "force_generic_plan"),
         ]);

@@ -8,9 +8,9 @@ with open as (
     from open o where i.instance_id = o.instance_id and i.state = o.state
     returning i.instance_id
 ), freed as (
-    delete from pool_use u using cancelled c where u.instance_id = c.instance_id
+    delete from pool_use where instance_id = any (array(select instance_id from cancelled))
 ), forgotten as (
-    delete from resume s using cancelled c where s.instance_id = c.instance_id
+    delete from resume where instance_id = any (array(select instance_id from cancelled))
 ), history as (
     insert into try (instance_id, epoch, try_number, worker_id, started_at, outcome, reason, failure_class)
     select o.instance_id, o.epoch, o.tries, o.worker_id, o.started_at, 'cancelled', 'cancelled by ' || $2, 'cancelled'

@@ -8,4 +8,4 @@ with cleared as (
         and i.state in ('success', 'failed', 'skipped', 'upstream_failed', 'cancelled')
     returning i.instance_id
 )
-delete from output o using cleared c where o.instance_id = c.instance_id
+delete from output where instance_id = any (array(select instance_id from cleared))

@@ -6,7 +6,8 @@ with delta as (
         (count(*) filter (where f.state = 'upstream_failed'))::integer as upstream_failed,
         (count(*) filter (where f.state = 'skipped'))::integer as skipped
     from unnest($1::bigint[], $2::bigint[], $3::integer[], $4::task_state[]) as f (run_id, version_id, ordinal, state)
-    join edge e on e.version_id = f.version_id and e.upstream = f.ordinal
+    cross join lateral (
+        select downstream from edge where version_id = f.version_id and upstream = f.ordinal offset 0) e
     group by f.run_id, e.downstream
 )
 update task_instance i

@@ -4,9 +4,8 @@ with open as (
     from run r join task_instance i on i.run_id = r.run_id and i.state in ('queued', 'sleeping')
     where r.state = 'running'
 ), made_ready as (
-    insert into ready (instance_id, run_id, pool, queue, priority, slots, continues)
-    select o.instance_id, o.run_id, t.pool, t.queue, t.priority, t.slots,
-        exists (select from resume s where s.instance_id = o.instance_id)
+    insert into ready (instance_id, run_id, pool, queue, priority, slots)
+    select o.instance_id, o.run_id, t.pool, t.queue, t.priority, t.slots
     from open o join task t on t.version_id = o.version_id and t.ordinal = o.ordinal
     where o.state = 'queued' on conflict (instance_id) do nothing
     returning instance_id

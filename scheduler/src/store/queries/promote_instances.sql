@@ -13,5 +13,6 @@ with verdict as (
 )
 insert into ready (instance_id, run_id, pool, queue, priority, slots)
 select p.instance_id, p.run_id, t.pool, t.queue, t.priority, t.slots
-from promoted p join task t on t.version_id = p.version_id and t.ordinal = p.ordinal
+from promoted p
+cross join lateral (select * from task where version_id = p.version_id and ordinal = p.ordinal offset 0) t
 where p.state = 'queued'

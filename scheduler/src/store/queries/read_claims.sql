@@ -1,6 +1,6 @@
 -- Reads what a worker holds, for one that lost the answer to a claim. Lock: none.
 select c.instance_id as "instance_id: InstanceId", c.run_id as "run_id: RunId", c.ordinal, c.epoch,
-    c.tries, c.tries_allowed, c.lost, (s.instance_id is not null) as "continues!", r.dag_id as "dag_id: DagId",
+    c.tries, c.tries_allowed, c.lost, r.dag_id as "dag_id: DagId",
     r.version_id as "version_id: VersionId", r.logical_date, r.data_interval_start, r.data_interval_end,
     p.params as "params?", s.resume as "resume?", 1::bigint as "lanes!"
 from run r

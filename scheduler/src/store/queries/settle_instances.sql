@@ -23,6 +23,6 @@ with ended as (
     select e.instance_id, e.output from ended e join settled s using (instance_id) where e.output is not null
     on conflict (instance_id) do update set output = excluded.output
 ), freed as (
-    delete from pool_use u using settled s where u.instance_id = s.instance_id
+    delete from pool_use where instance_id = any (array(select instance_id from settled))
 )
 select instance_id as "instance_id!: InstanceId" from settled

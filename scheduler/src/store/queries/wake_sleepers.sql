@@ -5,16 +5,16 @@ with due as (
     order by s.wake_at limit 1000
     for update of s skip locked for no key update of i skip locked
 ), gone as (
-    delete from sleeper s using due d where s.instance_id = d.instance_id returning s.instance_id
+    delete from sleeper where instance_id = any (array(select instance_id from due)) returning instance_id
 ), woken as (
-    update task_instance i set state = 'queued', sleep_reason = null, queued_at = clock_timestamp()
-    from gone g where i.instance_id = g.instance_id and i.state = 'sleeping'
-    returning i.instance_id, i.run_id, i.ordinal
+    update task_instance set state = 'queued', sleep_reason = null, queued_at = clock_timestamp()
+    where instance_id = any (array(select instance_id from gone)) and state = 'sleeping'
+    returning instance_id, run_id, ordinal
 ), made_ready as (
-    insert into ready (instance_id, run_id, pool, queue, priority, slots, continues)
-    select w.instance_id, w.run_id, t.pool, t.queue, t.priority, t.slots,
-        exists (select from resume s where s.instance_id = w.instance_id)
-    from woken w join run r on r.run_id = w.run_id
-    join task t on t.version_id = r.version_id and t.ordinal = w.ordinal
+    insert into ready (instance_id, run_id, pool, queue, priority, slots)
+    select w.instance_id, w.run_id, t.pool, t.queue, t.priority, t.slots
+    from woken w cross join lateral (
+        select t.* from run r join task t on t.version_id = r.version_id
+        where r.run_id = w.run_id and t.ordinal = w.ordinal offset 0) t
 )
 select count(*) as "count!" from woken
