@@ -186,7 +186,14 @@ pub(crate) async fn start_engine(
         grace,
         ..defaults
     };
-    Ok(Engine::start(store, registry, roles, options, Arc::new(SystemClock::new())).await?)
+    Ok(Engine::start(
+        store,
+        registry,
+        roles,
+        options,
+        Arc::new(SystemClock::new()),
+    )
+    .await?)
 }
 
 fn process_name() -> String {
@@ -225,8 +232,9 @@ pub(crate) async fn serve_web(
     metrics: prometheus::Registry,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let mut state =
-        WebState::new(store, changes).with_metrics(Arc::new(move || metrics.gather()));
+    let mut state = WebState::new(store, changes)
+        .with_metrics(Arc::new(pinwheel_scheduler::metrics::gather))
+        .with_metrics(Arc::new(move || metrics.gather()));
     if let Some(kafka) = &settings.kafka {
         state = state.with_check(Arc::new(KafkaCheck(kafka.clone())));
     }

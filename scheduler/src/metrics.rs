@@ -3,14 +3,18 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, proto::MetricFamily,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    proto::MetricFamily,
 };
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
 pub(crate) static SETTLED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let counter = IntCounterVec::new(
-        Opts::new("pinwheel_executions_settled_total", "Executions that this process has settled, by how they ended"),
+        Opts::new(
+            "pinwheel_executions_settled_total",
+            "Executions that this process has settled, by how they ended",
+        ),
         &["outcome"],
     )
     .expect("the name and the label are valid");
@@ -18,15 +22,25 @@ pub(crate) static SETTLED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 });
 
 pub(crate) static REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register(counter("pinwheel_executions_refused_total", "Late results that the fence refused"))
+    register(counter(
+        "pinwheel_executions_refused_total",
+        "Late results that the fence refused",
+    ))
 });
 
-pub(crate) static CLAIMED: LazyLock<IntCounter> =
-    LazyLock::new(|| register(counter("pinwheel_executions_claimed_total", "Executions that this process has claimed")));
+pub(crate) static CLAIMED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register(counter(
+        "pinwheel_executions_claimed_total",
+        "Executions that this process has claimed",
+    ))
+});
 
 pub(crate) static RUNS_CLOSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let counter = IntCounterVec::new(
-        Opts::new("pinwheel_runs_closed_total", "Runs that this process has closed, by state"),
+        Opts::new(
+            "pinwheel_runs_closed_total",
+            "Runs that this process has closed, by state",
+        ),
         &["state"],
     )
     .expect("the name and the label are valid");
@@ -34,25 +48,42 @@ pub(crate) static RUNS_CLOSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 });
 
 pub(crate) static RUNNING: LazyLock<IntGauge> = LazyLock::new(|| {
-    let gauge = IntGauge::new("pinwheel_executions_running", "Executions that run in this process now")
-        .expect("the name is valid");
+    let gauge = IntGauge::new(
+        "pinwheel_executions_running",
+        "Executions that run in this process now",
+    )
+    .expect("the name is valid");
     register(gauge)
 });
 
-pub(crate) static SETTLE_SECONDS: LazyLock<Histogram> =
-    LazyLock::new(|| register(seconds("pinwheel_settle_duration_seconds", "Settling a batch, with the claim in it")));
+pub(crate) static SETTLE_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    register(seconds(
+        "pinwheel_settle_duration_seconds",
+        "Settling a batch, with the claim in it",
+    ))
+});
 
-pub(crate) static CLAIM_SECONDS: LazyLock<Histogram> =
-    LazyLock::new(|| register(seconds("pinwheel_claim_duration_seconds", "A claim on its own")));
+pub(crate) static CLAIM_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    register(seconds(
+        "pinwheel_claim_duration_seconds",
+        "A claim on its own",
+    ))
+});
 
 pub(crate) static SETTLE_BATCH: LazyLock<Histogram> = LazyLock::new(|| {
-    let options = HistogramOpts::new("pinwheel_settle_batch_executions", "Executions settled in one transaction")
-        .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
+    let options = HistogramOpts::new(
+        "pinwheel_settle_batch_executions",
+        "Executions settled in one transaction",
+    )
+    .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
     register(Histogram::with_opts(options).expect("the name and the buckets are valid"))
 });
 
 pub(crate) static STORE_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
-    register(counter("pinwheel_store_errors_total", "Statements of the engine that Postgres did not answer or refused"))
+    register(counter(
+        "pinwheel_store_errors_total",
+        "Statements of the engine that Postgres did not answer or refused",
+    ))
 });
 
 /// Everything measured so far, for `/metrics`.
@@ -65,12 +96,15 @@ fn counter(name: &str, help: &str) -> IntCounter {
 }
 
 fn seconds(name: &str, help: &str) -> Histogram {
-    let options = HistogramOpts::new(name, help)
-        .buckets(vec![0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0]);
+    let options = HistogramOpts::new(name, help).buckets(vec![
+        0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0,
+    ]);
     Histogram::with_opts(options).expect("the name and the buckets are valid")
 }
 
 fn register<C: prometheus::core::Collector + Clone + 'static>(collector: C) -> C {
-    REGISTRY.register(Box::new(collector.clone())).expect("every metric is registered once, under its own name");
+    REGISTRY
+        .register(Box::new(collector.clone()))
+        .expect("every metric is registered once, under its own name");
     collector
 }

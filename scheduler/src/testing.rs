@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     engine::Changes,
-    model::{Catchup, Dag, DagId, Params, RunId, RunKind, RunState, Task, TaskId, TaskState, TriggerRule},
+    model::{
+        Catchup, Dag, DagId, Params, RunId, RunKind, RunState, Task, TaskId, TaskState, TriggerRule,
+    },
     store::{NewRun, Store},
 };
 
@@ -29,8 +31,14 @@ pub(crate) async fn fresh_store() -> (Store, String) {
 pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
     let mut made: Vec<Task> = Vec::new();
     for (ordinal, (name, after)) in tasks.iter().enumerate() {
-        let upstream: Vec<usize> =
-            after.iter().map(|above| made.iter().position(|task| task.id.as_str() == *above).unwrap()).collect();
+        let upstream: Vec<usize> = after
+            .iter()
+            .map(|above| {
+                made.iter()
+                    .position(|task| task.id.as_str() == *above)
+                    .unwrap()
+            })
+            .collect();
         for above in &upstream {
             made[*above].downstream.push(ordinal);
         }
@@ -70,7 +78,14 @@ fn task(name: &str, mut upstream: Vec<usize>) -> Task {
 
 /// Publishes a DAG made in code; its source is its definition.
 pub(crate) async fn publish(store: &Store, dag: &Dag) {
-    store.publish(&format!("{}.toml", dag.id), &serde_json::to_string(dag).unwrap(), dag).await.unwrap();
+    store
+        .publish(
+            &format!("{}.toml", dag.id),
+            &serde_json::to_string(dag).unwrap(),
+            dag,
+        )
+        .await
+        .unwrap();
 }
 
 pub(crate) async fn trigger(store: &Store, dag: &Dag) -> RunId {
@@ -88,7 +103,13 @@ pub(crate) async fn trigger(store: &Store, dag: &Dag) -> RunId {
 
 /// The states of a run's tasks, by task id.
 pub(crate) async fn states(store: &Store, run: RunId) -> BTreeMap<String, TaskState> {
-    store.instances(run).await.unwrap().into_iter().map(|row| (row.task_id.to_string(), row.state)).collect()
+    store
+        .instances(run)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|row| (row.task_id.to_string(), row.state))
+        .collect()
 }
 
 pub(crate) async fn run_state(store: &Store, run: RunId) -> RunState {
@@ -113,20 +134,28 @@ pub(crate) async fn run_end(store: &Store, mut changes: Changes, run: RunId) -> 
             let _changed = tokio::time::timeout(Duration::from_millis(500), changes.next()).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), end).await.expect("the run ends within a minute")
+    tokio::time::timeout(Duration::from_secs(60), end)
+        .await
+        .expect("the run ends within a minute")
 }
 
-type Body = dyn Fn(Context, Map<String, Value>) -> BoxFuture<'static, Result<Outcome, Failure>> + Send + Sync;
+type Body = dyn Fn(Context, Map<String, Value>) -> BoxFuture<'static, Result<Outcome, Failure>>
+    + Send
+    + Sync;
 
 /// The kind `test`: a closure.
 pub(crate) struct Closure(Box<Body>);
 
 /// A registry whose kind `test` is this closure.
-pub(crate) fn kinds<F>(body: impl Fn(Context, Map<String, Value>) -> F + Send + Sync + 'static) -> Registry
+pub(crate) fn kinds<F>(
+    body: impl Fn(Context, Map<String, Value>) -> F + Send + Sync + 'static,
+) -> Registry
 where
     F: Future<Output = Result<Outcome, Failure>> + Send + 'static,
 {
-    let kind: Arc<dyn Kind> = Arc::new(Closure(Box::new(move |context, with| Box::pin(body(context, with)))));
+    let kind: Arc<dyn Kind> = Arc::new(Closure(Box::new(move |context, with| {
+        Box::pin(body(context, with))
+    })));
     Registry::new([kind])
 }
 

@@ -1,16 +1,16 @@
 //! `pinwheel dags`: DAG files and the DAGs made of them.
 
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf, time::Duration};
+use std::{fmt::Write, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use pinwheel_scheduler::{
     engine::Changes,
-    model::{Dag, DagId, ParamType, Params, RunId, RunKind, RunState, TaskState, dag_file},
+    model::{Dag, DagId, ParamType, Params, RunId, RunKind, RunState, dag_file},
     store::{self, InstanceRow, NewRun, Paused, RunRow, Store},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{client, output};
 use crate::{
@@ -117,14 +117,15 @@ pub(crate) struct RunWithTasks {
     kind: RunKind,
     logical_date: DateTime<Utc>,
     params: Params,
-    tasks: BTreeMap<String, TaskState>,
+    /// In topological order.
+    tasks: Map<String, Value>,
 }
 
 impl RunWithTasks {
     pub(crate) fn new(run: RunRow, instances: &[InstanceRow]) -> Self {
         let tasks = instances
             .iter()
-            .map(|instance| (instance.task_id.to_string(), instance.state))
+            .map(|instance| (instance.task_id.to_string(), json!(instance.state)))
             .collect();
         Self {
             run_id: run.run_id,

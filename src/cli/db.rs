@@ -4,7 +4,7 @@ use clap::Subcommand;
 use pinwheel_scheduler::store::Store;
 
 use super::output;
-use crate::{failure::Result, settings::Settings};
+use crate::{failure::Result, roles, settings::Settings};
 
 /// `pinwheel db …`
 #[derive(Debug, Subcommand)]
@@ -18,6 +18,7 @@ impl Command {
         let Self::Migrate = self;
         let url = settings.require_database("db migrate")?;
         Store::connect(url).await?.migrate().await?;
+        roles::migrate_live(url).await?;
         output::text("the database has the schema of this version")
     }
 }

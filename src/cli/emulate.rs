@@ -80,6 +80,12 @@ pub(crate) async fn run(settings: &Settings, arguments: Arguments) -> Result<()>
             posted.refused.len()
         ))?;
     }
+    if posted.unposted > 0 {
+        return Err(Failure::failed(format!(
+            "stopped before {} pins were posted",
+            posted.unposted
+        )));
+    }
     match posted.refused.first() {
         None => Ok(()),
         Some(first) => Err(

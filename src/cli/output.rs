@@ -58,7 +58,7 @@ pub(crate) fn maybe_time(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "-".to_owned(), time)
 }
 
-/// How long something took or has taken, to a tenth of a second below a minute.
+/// How long something took or has taken, finer the shorter it is.
 pub(crate) fn took(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> String {
     let Some(from) = from else {
         return "-".to_owned();
@@ -68,7 +68,8 @@ pub(crate) fn took(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> St
         .max(0);
     let seconds = milliseconds / 1000;
     match seconds {
-        0..60 => format!("{seconds}.{} s", milliseconds % 1000 / 100),
+        0 => format!("{milliseconds} ms"),
+        1..60 => format!("{seconds}.{} s", milliseconds % 1000 / 100),
         60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h {:02}m", seconds / 3600, seconds % 3600 / 60),
     }
@@ -98,7 +99,7 @@ mod tests {
                 ["bcd".to_owned(), "failed".to_owned()],
             ],
         );
-        assert_eq!(table, "ID    STATE\na     success\nbcd   failed");
+        assert_eq!(table, "ID   STATE\na    success\nbcd  failed");
     }
 
     #[test]
@@ -111,8 +112,8 @@ mod tests {
             )
         };
         assert_eq!(
-            [took(250), took(61_000), took(3_720_000)],
-            ["0.2 s", "1m 01s", "1h 02m"]
+            [took(25), took(2_500), took(61_000), took(3_720_000)],
+            ["25 ms", "2.5 s", "1m 01s", "1h 02m"]
         );
     }
 }

@@ -114,12 +114,10 @@ impl Child {
 
     /// The failure to report when the child ended by itself: its last words and where the rest is.
     pub(crate) fn ended_unasked(&self, status: ExitStatus) -> Failure {
-        Failure::failed(format!(
-            "{} ended by itself: {status}\n\n{}",
-            self.name,
-            last_lines(&self.log)
-        ))
-        .hint(format!("the whole log is in `{}`", self.log.display()))
+        let words = last_lines(&self.log);
+        let message = format!("{} ended by itself: {status}\n\n{words}", self.name);
+        Failure::failed(message.trim_end())
+            .hint(format!("the whole log is in `{}`", self.log.display()))
     }
 }
 

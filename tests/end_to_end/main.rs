@@ -1,9 +1,11 @@
 //! End-to-end tests through the binary and the API, in one test binary so that everything is linked once.
 
+mod browser;
 mod cleaning;
 mod harness;
 mod landing;
 mod main_job;
 mod object_store;
+mod steering;
 mod streaming;
 mod tidy;

@@ -1,7 +1,9 @@
 //! The main job on the 200 real records: post, land, clean, report, and the live table beside it, through the binary.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
+use pinwheel_streaming::emulate::malformed_messages;
 use serde_json::{Value, json};
 
 use crate::harness::DEMONSTRATED;
@@ -104,17 +106,37 @@ fn dead_letters_of_the_live_path_carry_reason_offset_and_raw_bytes() {
     );
     assert_eq!(rows.len(), 2 * 5, "five per demo: {rows:?}");
     assert!(rows.iter().all(|row| row.contains("|true|")), "{rows:?}");
-    let bytes: Vec<String> = DEMONSTRATED.standalone.psql("select distinct encode(raw, 'hex') from live.dead_letter where raw is not null");
-    let expected: Vec<Vec<u8>> = pinwheel_streaming::emulate::malformed_messages().into_iter().map(|message| message.bytes).collect();
-    for message in expected {
-        assert!(bytes.contains(&hex_of(&message)), "raw bytes {message:?} are kept");
+    let kept = DEMONSTRATED
+        .standalone
+        .psql("select distinct encode(raw, 'hex') from live.dead_letter where raw is not null");
+    for message in malformed_messages() {
+        let hex: String = message.value.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(kept.contains(&hex), "the raw bytes of `{}` are kept", message.name);
     }
 }
 
-fn hex_of(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+#[test]
+fn dead_letters_of_the_batch_carry_rule_offset_and_raw_bytes() {
+    // The embedded S3 keeps objects as files.
+    let folder = DEMONSTRATED.standalone.data_dir.join("s3/lake/clean/pins/_dead_letters");
+    let mut letters = Vec::new();
+    for run in fs::read_dir(folder).expect("cleaning wrote dead letters").flatten() {
+        for object in fs::read_dir(run.path()).expect("a folder per run").flatten() {
+            let lines = fs::read_to_string(object.path()).expect("dead letters are UTF-8");
+            letters.extend(lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("one object a line")));
+        }
+    }
+    assert_eq!(letters.len(), 2 * 5);
+    for message in malformed_messages() {
+        let raw = BASE64.encode(&message.value);
+        let found: Vec<_> = letters.iter().filter(|letter| letter["raw"] == raw.as_str()).collect();
+        assert_eq!(found.len(), 2, "`{}` once per demo: {letters:?}", message.name);
+        for letter in found {
+            assert!(letter["offset"].is_i64() && letter["partition"].is_i64(), "{letter}");
+            assert!(letter["rule"].as_str().is_some_and(|rule| !rule.is_empty()), "{letter}");
+        }
+    }
 }
-
 #[test]
 fn the_live_table_agrees_with_the_cleaned_rows() {
     let standalone = &DEMONSTRATED.standalone;

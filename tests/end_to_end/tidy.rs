@@ -1,7 +1,7 @@
 //! The house rules that a compiler does not check: who may depend on whom, where SQL may stand, what a file must say.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -127,6 +127,29 @@ fn no_source_holds_a_promise_not_kept() {
         let text = fs::read_to_string(&path).expect("sources are UTF-8");
         for mark in marks {
             assert!(!text.contains(mark), "{} contains `{mark}`", path.display());
+        }
+    }
+}
+
+/// A feature that only tests turn on, of a dependency that everything stands on (`syn`), would build Polars, librdkafka and
+/// the S3 client a second time for `cargo test`.
+#[test]
+fn tests_and_the_binary_share_one_build_of_their_dependencies() {
+    let features = |edges: &str| {
+        let tree = cargo(&["tree", "--workspace", "--offline", "-e", edges, "--prefix", "none", "-f", "{p}|{f}"]);
+        let mut features: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for line in tree.lines().map(|line| line.trim_end_matches(" (*)")) {
+            if let Some((package, names)) = line.split_once('|') {
+                features.entry(package.to_owned()).or_default().extend(names.split(',').map(str::to_owned));
+            }
+        }
+        features
+    };
+    let (without_tests, with_tests) = (features("normal,build"), features("all"));
+    for (package, names) in without_tests {
+        if !package.starts_with("pinwheel") {
+            let more: Vec<_> = with_tests[&package].difference(&names).collect();
+            assert!(more.is_empty(), "only tests turn on {more:?} of {package}; everything behind it is built twice");
         }
     }
 }

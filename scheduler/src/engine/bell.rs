@@ -102,19 +102,28 @@ impl Bell {
     }
 
     pub(super) fn on_work(&self) -> Waker {
-        Waker { rings: self.inner.work.subscribe() }
+        Waker {
+            rings: self.inner.work.subscribe(),
+        }
     }
 
     pub(super) fn on_deadline(&self) -> Waker {
-        Waker { rings: self.inner.deadline.subscribe() }
+        Waker {
+            rings: self.inner.deadline.subscribe(),
+        }
     }
 
     pub(super) fn on_cancelled(&self) -> Waker {
-        Waker { rings: self.inner.cancelled.subscribe() }
+        Waker {
+            rings: self.inner.cancelled.subscribe(),
+        }
     }
 
     pub(super) fn changes(&self) -> Changes {
-        Changes { rings: self.inner.changes.subscribe(), _listening: None }
+        Changes {
+            rings: self.inner.changes.subscribe(),
+            _listening: None,
+        }
     }
 
     pub(super) fn look_for_work(&self) {
@@ -122,7 +131,9 @@ impl Bell {
     }
 
     fn ring_here(&self, bits: u8) {
-        let bump = |sender: &watch::Sender<u64>| sender.send_modify(|rings| *rings = rings.wrapping_add(1));
+        let bump = |sender: &watch::Sender<u64>| {
+            sender.send_modify(|rings| *rings = rings.wrapping_add(1))
+        };
         if bits & WORK != 0 {
             bump(&self.inner.work);
         }
@@ -139,19 +150,33 @@ impl Bell {
 
     fn ring_elsewhere(&self, bits: u8) {
         if self.inner.outgoing.fetch_or(bits, Ordering::Relaxed) & bits != bits {
-            self.inner.outgoing_changed.send_modify(|rings| *rings = rings.wrapping_add(1));
+            self.inner
+                .outgoing_changed
+                .send_modify(|rings| *rings = rings.wrapping_add(1));
         }
     }
 
     /// Tells other processes, debounced. Runs until the process stops.
-    pub(super) async fn notify_others(&self, store: Store, outage: Outage, stop: CancellationToken) {
-        let mut waker = Waker { rings: self.inner.outgoing_changed.subscribe() };
+    pub(super) async fn notify_others(
+        &self,
+        store: Store,
+        outage: Outage,
+        stop: CancellationToken,
+    ) {
+        let mut waker = Waker {
+            rings: self.inner.outgoing_changed.subscribe(),
+        };
         let mut last = Instant::now();
         let mut pauses = Pauses::default();
         loop {
             waker.arm();
             let pending = self.inner.outgoing.load(Ordering::Relaxed);
-            let due = last + if pending == CHANGE { CHANGE_DEBOUNCE } else { WORK_DEBOUNCE };
+            let due = last
+                + if pending == CHANGE {
+                    CHANGE_DEBOUNCE
+                } else {
+                    WORK_DEBOUNCE
+                };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -176,11 +201,12 @@ impl Bell {
 
     /// Hears other processes. Whenever it could have missed something it says "look". Runs until the process stops.
     pub(super) async fn hear_others(&self, store: Store, stop: CancellationToken) {
-        let heard = |payload: Option<&str>| match payload.and_then(|payload| payload.split_once(' ')) {
-            Some((id, _)) if id == self.inner.id => {}
-            Some((_, bits)) => self.ring_here(bits.parse().unwrap_or(EVERYTHING)),
-            None => self.ring_here(EVERYTHING),
-        };
+        let heard =
+            |payload: Option<&str>| match payload.and_then(|payload| payload.split_once(' ')) {
+                Some((id, _)) if id == self.inner.id => {}
+                Some((_, bits)) => self.ring_here(bits.parse().unwrap_or(EVERYTHING)),
+                None => self.ring_here(EVERYTHING),
+            };
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -194,8 +220,9 @@ async fn listen_for_ever(store: Store, heard: impl Fn(Option<&str>)) {
     let mut pauses = Pauses::default();
     loop {
         let result: Result<(), sqlx::Error> = async {
-            let pool =
-                PgPoolOptions::new().max_connections(1).connect_lazy_with(store.connect_options().clone());
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .connect_lazy_with(store.connect_options().clone());
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
             heard(None);
@@ -236,14 +263,18 @@ impl Changes {
         let stopped = stop.clone();
         let store = store.clone();
         tokio::spawn(async move {
-            let heard = |_: Option<&str>| sender.send_modify(|rings| *rings = rings.wrapping_add(1));
+            let heard =
+                |_: Option<&str>| sender.send_modify(|rings| *rings = rings.wrapping_add(1));
             tokio::select! {
                 biased;
                 () = stopped.cancelled() => {}
                 () = listen_for_ever(store, heard) => {}
             }
         });
-        Ok(Self { rings, _listening: Some(Arc::new(stop.drop_guard())) })
+        Ok(Self {
+            rings,
+            _listening: Some(Arc::new(stop.drop_guard())),
+        })
     }
 
     /// Waits for the next change. Several changes since the last call are one.

@@ -18,7 +18,9 @@ pub struct SystemClock {
 impl SystemClock {
     /// The clock of every real process.
     pub fn new() -> Self {
-        Self { shift: watch::Sender::new(TimeDelta::zero()) }
+        Self {
+            shift: watch::Sender::new(TimeDelta::zero()),
+        }
     }
 }
 

@@ -66,7 +66,10 @@ pub struct BadFile {
 /// The folder cannot be read. A file that cannot be read is a bad file.
 pub fn load_folder(path: &Path, registry: &Registry) -> io::Result<Loaded> {
     let files = list(path)?;
-    let parsed = files.keys().map(|file| parse(path, file, registry)).collect();
+    let parsed = files
+        .keys()
+        .map(|file| parse(path, file, registry))
+        .collect();
     Ok(check_unique(parsed))
 }
 
@@ -76,7 +79,11 @@ pub fn load_folder(path: &Path, registry: &Registry) -> io::Result<Loaded> {
 /// The file cannot be read.
 pub fn load_file(path: &Path, registry: &Registry) -> io::Result<Loaded> {
     let bytes = fs::read(path)?;
-    Ok(check_unique(vec![parse_bytes(path.display().to_string(), &bytes, registry)]))
+    Ok(check_unique(vec![parse_bytes(
+        path.display().to_string(),
+        &bytes,
+        registry,
+    )]))
 }
 
 /// What tells that a file has changed without reading it.
@@ -92,9 +99,13 @@ fn list(path: &Path) -> io::Result<BTreeMap<String, Stamp>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
         // Links are followed: a mounted folder may consist of them.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        let Ok(metadata) = fs::metadata(entry.path()) else {
+            continue;
+        };
         if name.ends_with(".toml") && !name.starts_with('.') && metadata.is_file() {
             files.insert(name, (metadata.modified().ok(), metadata.len()));
         }
@@ -106,11 +117,17 @@ fn parse(folder: &Path, file: &str, registry: &Registry) -> Parsed {
     let path = folder.join(file);
     let too_large = fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LARGEST_FILE);
     if too_large {
-        return Parsed::Bad(unreadable(file, format!("the file is larger than {LARGEST_FILE} bytes")));
+        return Parsed::Bad(unreadable(
+            file,
+            format!("the file is larger than {LARGEST_FILE} bytes"),
+        ));
     }
     match fs::read(&path) {
         Ok(bytes) => parse_bytes(file.to_owned(), &bytes, registry),
-        Err(error) => Parsed::Bad(unreadable(file, format!("the file cannot be read: {error}"))),
+        Err(error) => Parsed::Bad(unreadable(
+            file,
+            format!("the file cannot be read: {error}"),
+        )),
     }
 }
 
@@ -124,7 +141,12 @@ fn unreadable(file: &str, message: String) -> BadFile {
         label: String::new(),
         hint: None,
     };
-    BadFile { file: file.to_owned(), source: String::new(), diagnostics: vec![diagnostic], dag_id: None }
+    BadFile {
+        file: file.to_owned(),
+        source: String::new(),
+        diagnostics: vec![diagnostic],
+        dag_id: None,
+    }
 }
 
 fn parse_bytes(file: String, bytes: &[u8], registry: &Registry) -> Parsed {
@@ -136,7 +158,9 @@ fn parse_bytes(file: String, bytes: &[u8], registry: &Registry) -> Parsed {
             dag: Arc::new(dag),
             file,
         }),
-        (Ok(_), Err(error)) => Parsed::Bad(unreadable(&file, format!("the file is not UTF-8: {error}"))),
+        (Ok(_), Err(error)) => {
+            Parsed::Bad(unreadable(&file, format!("the file is not UTF-8: {error}")))
+        }
         (Err(diagnostics), _) => Parsed::Bad(BadFile {
             source: String::from_utf8_lossy(bytes).into_owned(),
             dag_id: dag_file::peek_id(bytes),
@@ -160,18 +184,26 @@ fn check_unique(parsed: Vec<Parsed>) -> Loaded {
         source: &file.source,
         dag_id: &file.dag.id,
     })) {
-        twice.entry(diagnostic.file.clone()).or_default().push(diagnostic);
+        twice
+            .entry(diagnostic.file.clone())
+            .or_default()
+            .push(diagnostic);
     }
     if !twice.is_empty() {
-        let (bad, good) = loaded.good.into_iter().partition(|file| twice.contains_key(&file.file));
+        let (bad, good) = loaded
+            .good
+            .into_iter()
+            .partition(|file| twice.contains_key(&file.file));
         loaded.good = good;
-        loaded.bad.extend(Vec::<LoadedFile>::into_iter(bad).map(|file| BadFile {
-            diagnostics: twice.remove(&file.file).unwrap_or_default(),
-            // The id belongs to the file that had it first.
-            dag_id: None,
-            source: file.source,
-            file: file.file,
-        }));
+        loaded
+            .bad
+            .extend(Vec::<LoadedFile>::into_iter(bad).map(|file| BadFile {
+                diagnostics: twice.remove(&file.file).unwrap_or_default(),
+                // The id belongs to the file that had it first.
+                dag_id: None,
+                source: file.source,
+                file: file.file,
+            }));
         loaded.bad.sort_by(|one, other| one.file.cmp(&other.file));
     }
     loaded
@@ -206,7 +238,15 @@ impl DagFolder {
         outage: Outage,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { path, registry, store, bell, outage, clock, known: Mutex::default() }
+        Self {
+            path,
+            registry,
+            store,
+            bell,
+            outage,
+            clock,
+            known: Mutex::default(),
+        }
     }
 
     /// Looks at the folder every `period`, until the process stops.
@@ -244,13 +284,19 @@ impl DagFolder {
     async fn look(&self, force: Force) -> Result<Reloaded, Error> {
         let mut known = self.known.lock().await;
         let path = self.path.clone();
-        let before: HashMap<String, Stamp> =
-            known.files.iter().map(|(file, (stamp, _))| (file.clone(), *stamp)).collect();
+        let before: HashMap<String, Stamp> = known
+            .files
+            .iter()
+            .map(|(file, (stamp, _))| (file.clone(), *stamp))
+            .collect();
         let registry = self.registry.clone();
         let read = tokio::task::spawn_blocking(move || read_changes(&path, &before, &registry))
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(|source| Error::DagFolder { path: self.path.clone(), source })?;
+            .map_err(|source| Error::DagFolder {
+                path: self.path.clone(),
+                source,
+            })?;
         known.missing = false;
         let is_changed = !read.changed.is_empty() || known.files.len() != read.present.len();
         if !is_changed && !known.unsaved && force == Force::No {
@@ -259,7 +305,11 @@ impl DagFolder {
         known.files.retain(|file, _| read.present.contains(file));
         known.files.extend(read.changed);
         known.unsaved = true;
-        let mut parsed: Vec<Parsed> = known.files.values().map(|(_, parsed)| parsed.clone()).collect();
+        let mut parsed: Vec<Parsed> = known
+            .files
+            .values()
+            .map(|(_, parsed)| parsed.clone())
+            .collect();
         parsed.sort_by(|one, other| one.file().cmp(other.file()));
         let reloaded = self.save(&check_unique(parsed)).await?;
         known.unsaved = false;
@@ -273,14 +323,16 @@ impl DagFolder {
         let shift = *self.clock.shift().borrow();
         let mut new_versions = 0;
         for file in &loaded.good {
-            let is_current = current
-                .get(&file.dag.id)
-                .is_some_and(|row| row.present && row.file == file.file && row.content_hash == file.hash);
+            let is_current = current.get(&file.dag.id).is_some_and(|row| {
+                row.present && row.file == file.file && row.content_hash == file.hash
+            });
             if is_current {
                 continue;
             }
-            if let Published::NewVersion(version) =
-                self.store.publish_at(&file.file, &file.source, &file.dag, shift).await?
+            if let Published::NewVersion(version) = self
+                .store
+                .publish_at(&file.file, &file.source, &file.dag, shift)
+                .await?
             {
                 new_versions += 1;
                 tracing::info!(dag_id = %file.dag.id, file = file.file, version_id = version.0, "a DAG has a new version");
@@ -291,7 +343,12 @@ impl DagFolder {
             .iter()
             .map(|file| FileErrorRow {
                 file: file.file.clone(),
-                report: dag_file::render(&file.diagnostics, &file.file, &file.source, Colour::Never),
+                report: dag_file::render(
+                    &file.diagnostics,
+                    &file.file,
+                    &file.source,
+                    Colour::Never,
+                ),
                 error_count: i32::try_from(file.diagnostics.len()).unwrap_or(i32::MAX),
             })
             .collect();
@@ -300,11 +357,18 @@ impl DagFolder {
         let mut present: Vec<DagId> = loaded.good.iter().map(|file| file.dag.id.clone()).collect();
         present.extend(loaded.bad.iter().filter_map(|file| file.dag_id.clone()));
         present.extend(
-            published.iter().filter(|row| row.present && broken.contains(row.file.as_str())).map(|row| row.dag_id.clone()),
+            published
+                .iter()
+                .filter(|row| row.present && broken.contains(row.file.as_str()))
+                .map(|row| row.dag_id.clone()),
         );
         self.store.retire_missing(&present).await?;
         self.bell.ring();
-        Ok(Reloaded { good: loaded.good.len(), bad: loaded.bad.len(), new_versions })
+        Ok(Reloaded {
+            good: loaded.good.len(),
+            bad: loaded.bad.len(),
+            new_versions,
+        })
     }
 }
 
@@ -328,12 +392,19 @@ struct Changes {
     changed: Vec<(String, (Stamp, Parsed))>,
 }
 
-fn read_changes(path: &Path, before: &HashMap<String, Stamp>, registry: &Registry) -> io::Result<Changes> {
+fn read_changes(
+    path: &Path,
+    before: &HashMap<String, Stamp>,
+    registry: &Registry,
+) -> io::Result<Changes> {
     let files = list(path)?;
     let changed = files
         .iter()
         .filter(|(file, stamp)| before.get(*file) != Some(*stamp))
         .map(|(file, stamp)| (file.clone(), (*stamp, parse(path, file, registry))))
         .collect();
-    Ok(Changes { present: files.into_keys().collect(), changed })
+    Ok(Changes {
+        present: files.into_keys().collect(),
+        changed,
+    })
 }

@@ -56,7 +56,9 @@ impl Stop {
             Why::LeaseInDoubt => 2,
             Why::Shutdown => 3,
         };
-        let _first_wins = self.why.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
+        let _first_wins = self
+            .why
+            .compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
         self.token.cancel();
     }
 
@@ -87,15 +89,27 @@ impl Executor {
     /// Runs a claimed task instance to the end of its execution. Never panics, never gives up an execution: whatever
     /// happens, it says how it ended.
     pub(super) async fn execute(&self, claimed: Claimed, stop: Stop) -> Ended {
-        let mut lines = Lines { next: 1, touched: false };
+        let mut lines = Lines {
+            next: 1,
+            touched: false,
+        };
         let ending = self.run(&claimed, &stop, &mut lines).await;
-        let ending = if stop.why().is_some() { Ending::GivenBack } else { ending };
+        let ending = if stop.why().is_some() {
+            Ending::GivenBack
+        } else {
+            ending
+        };
         let (lines, rendered) = if lines.touched {
             self.recorder.take(claimed.execution.instance_id).await
         } else {
             (Vec::new(), None)
         };
-        Ended { execution: claimed.execution, ending, lines, rendered }
+        Ended {
+            execution: claimed.execution,
+            ending,
+            lines,
+            rendered,
+        }
     }
 
     async fn run(&self, claimed: &Claimed, stop: &Stop, lines: &mut Lines) -> Ending {
@@ -113,7 +127,11 @@ impl Executor {
         if with != task.with {
             lines.touched = true;
             let rendered = Value::Object(with.clone());
-            self.recorder.rendered(claimed.execution.instance_id, claimed.execution.tries, rendered);
+            self.recorder.rendered(
+                claimed.execution.instance_id,
+                claimed.execution.tries,
+                rendered,
+            );
         }
         let (log, mut written) = Log::channel(LOG_BUFFER);
         let cancel = stop.token.child_token();
@@ -125,7 +143,9 @@ impl Executor {
             resume: claimed.resume.clone(),
         };
         let mut running = tokio::spawn(async move { kind.run(&context, with).await });
-        let deadline = task.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = task
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         let mut timed_out = false;
         let ended = loop {
             tokio::select! {
@@ -155,7 +175,15 @@ impl Executor {
         match ended {
             Some(Ok(Ok(Outcome::Success { output }))) => Ending::Success { output },
             Some(Ok(Ok(Outcome::Skipped { reason }))) => Ending::Skipped { reason },
-            Some(Ok(Ok(Outcome::Sleep { wake_after, reason, resume }))) => Ending::Sleep { wake_after, reason, resume },
+            Some(Ok(Ok(Outcome::Sleep {
+                wake_after,
+                reason,
+                resume,
+            }))) => Ending::Sleep {
+                wake_after,
+                reason,
+                resume,
+            },
             Some(Ok(Err(failure))) => Ending::Failed(failure),
             Some(Err(error)) => Ending::Failed(panicked(error)),
             // It was stopped and did not stop; the caller knows why.
@@ -218,7 +246,10 @@ impl Executor {
             let stored = self.outputs(claimed, &ordinals, stop).await?;
             for (ordinal, id) in ordinals {
                 // A task that answered nothing has an empty output; a name in it is then the template's error.
-                let output = stored.get(&ordinal).cloned().unwrap_or_else(|| Value::Object(Map::new()));
+                let output = stored
+                    .get(&ordinal)
+                    .cloned()
+                    .unwrap_or_else(|| Value::Object(Map::new()));
                 outputs.insert(id.to_owned(), output);
             }
         }
@@ -234,7 +265,10 @@ impl Executor {
             data_interval_end: claimed.data_interval_end,
         };
         template::render(&task.with, &values).map_err(|error| {
-            let failure = Failure::permanent(format!("the template in `{}` cannot be rendered: {}", error.path, error.message));
+            let failure = Failure::permanent(format!(
+                "the template in `{}` cannot be rendered: {}",
+                error.path, error.message
+            ));
             match error.hint {
                 Some(hint) => failure.with_hint(hint),
                 None => failure,
@@ -252,11 +286,17 @@ impl Executor {
         let ordinals: Vec<i32> = ordinals.iter().map(|(ordinal, _)| *ordinal).collect();
         let mut pauses = Pauses::default();
         loop {
-            match self.store.outputs(claimed.execution.run_id, &ordinals).await {
+            match self
+                .store
+                .outputs(claimed.execution.run_id, &ordinals)
+                .await
+            {
                 Ok(outputs) => return Ok(outputs),
                 Err(error) if error.is_unavailable() => self.outage.began(&error),
                 Err(error) => {
-                    return Err(Failure::retryable(format!("the outputs of upstream tasks cannot be read: {error}")));
+                    return Err(Failure::retryable(format!(
+                        "the outputs of upstream tasks cannot be read: {error}"
+                    )));
                 }
             }
             tokio::select! {
@@ -268,7 +308,11 @@ impl Executor {
     }
 }
 
-type Written = (chrono::DateTime<chrono::Utc>, pinwheel_tasks::LogStream, String);
+type Written = (
+    chrono::DateTime<chrono::Utc>,
+    pinwheel_tasks::LogStream,
+    String,
+);
 
 struct Lines {
     next: i32,

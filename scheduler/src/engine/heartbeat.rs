@@ -53,7 +53,10 @@ impl Running {
     }
 
     fn snapshot(&self) -> Vec<(InstanceId, i32)> {
-        self.lock().iter().map(|(instance, epoch)| (*instance, *epoch)).collect()
+        self.lock()
+            .iter()
+            .map(|(instance, epoch)| (*instance, *epoch))
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, i32>> {
@@ -76,7 +79,11 @@ pub(super) struct Keeper {
 }
 
 /// Opens a lease.
-pub(super) async fn open(store: &Store, options: &Options, roles: Roles) -> Result<Lease, store::Error> {
+pub(super) async fn open(
+    store: &Store,
+    options: &Options,
+    roles: Roles,
+) -> Result<Lease, store::Error> {
     let asked = Instant::now();
     let worker_id = store
         .register(Heartbeat {
@@ -88,7 +95,10 @@ pub(super) async fn open(store: &Store, options: &Options, roles: Roles) -> Resu
             lease: options.lease,
         })
         .await?;
-    Ok(Lease { worker_id, trusted_until: asked + trusted(options.lease) })
+    Ok(Lease {
+        worker_id,
+        trusted_until: asked + trusted(options.lease),
+    })
 }
 
 /// A sixth of the lease is left for stopping what runs.
@@ -143,11 +153,17 @@ impl Keeper {
         let worker_id = self.lease.borrow().worker_id;
         let running = self.running.snapshot();
         let asked = Instant::now();
-        let renewed = self.store.renew(worker_id, self.options.lease, &running).await?;
+        let renewed = self
+            .store
+            .renew(worker_id, self.options.lease, &running)
+            .await?;
         self.outage.is_over();
         match renewed {
             Some(renewed) => {
-                self.lease.send_replace(Lease { worker_id, trusted_until: asked + trusted(self.options.lease) });
+                self.lease.send_replace(Lease {
+                    worker_id,
+                    trusted_until: asked + trusted(self.options.lease),
+                });
                 for (instance, epoch) in running {
                     if renewed.lost.contains(&instance) {
                         // The worker may have stopped; then nothing runs that could be taken away.
@@ -159,8 +175,12 @@ impl Keeper {
                 }
             }
             None => {
-                tracing::warn!(worker_id = worker_id.0, "the lease of this process had ended; its tasks run elsewhere");
-                self.lease.send_replace(open(&self.store, &self.options, self.roles).await?);
+                tracing::warn!(
+                    worker_id = worker_id.0,
+                    "the lease of this process had ended; its tasks run elsewhere"
+                );
+                self.lease
+                    .send_replace(open(&self.store, &self.options, self.roles).await?);
             }
         }
         if self.roles.schedules() {

@@ -32,8 +32,12 @@ pub(super) struct Loops {
 
 impl Loops {
     /// Spawns a loop. `start` makes its future, again after every restart.
-    pub(super) fn spawn<F>(&self, name: &'static str, on_panic: OnPanic, start: impl Fn() -> F + Send + 'static)
-    where
+    pub(super) fn spawn<F>(
+        &self,
+        name: &'static str,
+        on_panic: OnPanic,
+        start: impl Fn() -> F + Send + 'static,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let broken = self.broken.clone();
@@ -52,12 +56,16 @@ impl Loops {
                 }
             }
         });
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(handle);
     }
 
     /// Waits until every loop has ended. They were told to before.
     pub(super) async fn join(&self) {
-        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        let handles =
+            std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         for handle in handles {
             // A panic was caught and logged inside.
             let _caught = handle.await;

@@ -151,7 +151,10 @@ struct Inner {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Engine").field("options", &self.inner.options).finish_non_exhaustive()
+        formatter
+            .debug_struct("Engine")
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,16 +172,20 @@ impl Engine {
     ) -> Result<Self, Error> {
         let bell = Bell::new();
         let outage = Outage::default();
-        let folder = options.dag_folder.clone().filter(|_| roles.schedules()).map(|path| {
-            Arc::new(DagFolder::new(
-                path,
-                registry.clone(),
-                store.clone(),
-                bell.clone(),
-                outage.clone(),
-                Arc::clone(&clock),
-            ))
-        });
+        let folder = options
+            .dag_folder
+            .clone()
+            .filter(|_| roles.schedules())
+            .map(|path| {
+                Arc::new(DagFolder::new(
+                    path,
+                    registry.clone(),
+                    store.clone(),
+                    bell.clone(),
+                    outage.clone(),
+                    Arc::clone(&clock),
+                ))
+            });
         if roles.schedules() {
             let shift = *clock.shift().borrow();
             store.begin_watch(options.lease, shift).await?;
@@ -211,7 +218,9 @@ impl Engine {
             worker: Loops::default(),
             others: Loops::default(),
         };
-        let engine = Self { inner: Arc::new(inner) };
+        let engine = Self {
+            inner: Arc::new(inner),
+        };
         engine.spawn_shared(keeper, &outage);
         if roles.schedules() {
             engine.spawn_scheduler(&outage, clock);
@@ -292,7 +301,8 @@ impl Engine {
         let (bell, store, stop) = (inner.bell.clone(), inner.store.clone(), inner.stop.clone());
         let outage = outage.clone();
         inner.others.spawn("notify", OnPanic::Restart, move || {
-            let (bell, store, stop, outage) = (bell.clone(), store.clone(), stop.clone(), outage.clone());
+            let (bell, store, stop, outage) =
+                (bell.clone(), store.clone(), stop.clone(), outage.clone());
             async move { bell.notify_others(store, outage, stop).await }
         });
     }
@@ -356,7 +366,12 @@ impl Engine {
         });
         let (store, outage, stop) = (inner.store.clone(), outage.clone(), inner.stop.clone());
         inner.others.spawn("record", OnPanic::Restart, move || {
-            let (recorder, store, outage, stop) = (recorder.clone(), store.clone(), outage.clone(), stop.clone());
+            let (recorder, store, outage, stop) = (
+                recorder.clone(),
+                store.clone(),
+                outage.clone(),
+                stop.clone(),
+            );
             async move { recorder.write(store, outage, stop).await }
         });
     }

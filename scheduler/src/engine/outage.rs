@@ -38,12 +38,9 @@ impl Outage {
 
 /// A deadlock or a serialisation failure is answered by Postgres: it is not away.
 fn is_connection_loss(error: &store::Error) -> bool {
-    match error {
-        store::Error::Database(sqlx::Error::Database(refusal)) => {
-            !refusal.code().is_some_and(|code| code.starts_with("40"))
-        }
-        _other => true,
-    }
+    let is_repeatable = matches!(error, store::Error::Database(sqlx::Error::Database(refusal))
+        if refusal.code().is_some_and(|code| code.starts_with("40")));
+    error.is_unavailable() && !is_repeatable
 }
 
 /// The pauses of one loop: 20 ms, doubling up to [`LONGEST_PAUSE`], each with half of it left to chance so that
@@ -56,7 +53,9 @@ pub(super) struct Pauses {
 impl Pauses {
     /// The pause after one more failure.
     pub(super) fn next(&mut self) -> Duration {
-        let longest = Duration::from_millis(20).saturating_mul(1 << self.failures.min(8)).min(LONGEST_PAUSE);
+        let longest = Duration::from_millis(20)
+            .saturating_mul(1 << self.failures.min(8))
+            .min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         let chance = RandomState::new().hash_one(self.failures) as u32;
         longest / 2 + longest.mul_f64(f64::from(chance) / f64::from(u32::MAX)) / 2
@@ -77,6 +76,9 @@ mod tests {
         let mut pauses = Pauses::default();
         assert!(pauses.next() <= Duration::from_millis(20));
         let last = (0..40).map(|_| pauses.next()).last().unwrap();
-        assert!(last >= LONGEST_PAUSE / 2 && last <= LONGEST_PAUSE, "{last:?}");
+        assert!(
+            last >= LONGEST_PAUSE / 2 && last <= LONGEST_PAUSE,
+            "{last:?}"
+        );
     }
 }

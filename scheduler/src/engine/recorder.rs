@@ -55,7 +55,11 @@ impl Recorder {
             {
                 let mut pending = self.pending();
                 if pending.line_count < TOO_MANY {
-                    pending.lines.entry(line.instance_id).or_default().push(line);
+                    pending
+                        .lines
+                        .entry(line.instance_id)
+                        .or_default()
+                        .push(line);
                     pending.line_count += 1;
                     if pending.line_count >= ENOUGH {
                         self.inner.enough.notify_one();
@@ -70,7 +74,9 @@ impl Recorder {
 
     /// Takes what the templates of a try became.
     pub(super) fn rendered(&self, instance: InstanceId, try_number: i32, rendered: Value) {
-        self.pending().rendered.insert(instance, (try_number, rendered));
+        self.pending()
+            .rendered
+            .insert(instance, (try_number, rendered));
         self.inner.gathered.notify_one();
     }
 
@@ -80,7 +86,10 @@ impl Recorder {
         let mut pending = self.pending();
         let lines = pending.lines.remove(&instance).unwrap_or_default();
         pending.line_count -= lines.len();
-        let rendered = pending.rendered.remove(&instance).map(|(_, rendered)| rendered);
+        let rendered = pending
+            .rendered
+            .remove(&instance)
+            .map(|(_, rendered)| rendered);
         drop(pending);
         self.inner.room.notify_waiters();
         (lines, rendered)
@@ -110,8 +119,11 @@ impl Recorder {
             let mut pending = self.pending();
             pending.line_count = 0;
             let lines: Vec<_> = pending.lines.drain().flat_map(|(_, lines)| lines).collect();
-            let rendered: Vec<_> =
-                pending.rendered.drain().map(|(instance, (number, value))| (instance, number, value)).collect();
+            let rendered: Vec<_> = pending
+                .rendered
+                .drain()
+                .map(|(instance, (number, value))| (instance, number, value))
+                .collect();
             (lines, rendered)
         };
         if lines.is_empty() && rendered.is_empty() {
@@ -140,6 +152,9 @@ impl Recorder {
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.inner.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -70,7 +70,7 @@ impl Scheduler {
                 Some(wait) if wait.is_zero() => {}
                 wait => return Ok(wait),
             }
-            let (_, scheduled) = self.store.schedule_due(shift).await?;
+            let scheduled = self.store.schedule_due(shift).await?;
             let woken = self.store.wake(shift).await?;
             let reaped = self.store.reap().await?;
             let effects = scheduled.and(woken).and(reaped.effects);

@@ -12,7 +12,7 @@ use std::{
 
 use chrono::TimeDelta;
 use pinwheel_tasks::{Context, Failure, Outcome, Registry};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
@@ -20,7 +20,7 @@ use crate::{
     model::{RunState, TaskState, TryOutcome},
     store::{
         ClearRequest, ClearScope, ClearSelection, LogPosition,
-        tests::{cut_connections, expire_workers, limit_pool, timing},
+        tests::{cut_connections, expire_workers, limit_pool},
     },
     testing::{self, dag, fresh_store, kinds, publish, run_end, states, trigger},
 };
@@ -37,7 +37,14 @@ fn options(name: &str) -> Options {
 }
 
 async fn start(store: &Store, registry: Registry) -> Engine {
-    start_with(store, registry, Roles::Both, options("test"), Arc::new(SystemClock::new())).await
+    start_with(
+        store,
+        registry,
+        Roles::Both,
+        options("test"),
+        Arc::new(SystemClock::new()),
+    )
+    .await
 }
 
 async fn start_with(
@@ -47,7 +54,9 @@ async fn start_with(
     options: Options,
     clock: Arc<dyn Clock>,
 ) -> Engine {
-    Engine::start(store.clone(), registry, roles, options, clock).await.unwrap()
+    Engine::start(store.clone(), registry, roles, options, clock)
+        .await
+        .unwrap()
 }
 
 fn noop() -> Registry {
@@ -57,7 +66,9 @@ fn noop() -> Registry {
 /// Ends with the engine's stop, so that no test leaves anything running.
 async fn finish(engine: Engine) {
     engine.stop_now();
-    tokio::time::timeout(Duration::from_secs(30), engine.stop()).await.expect("the engine stops");
+    tokio::time::timeout(Duration::from_secs(30), engine.stop())
+        .await
+        .expect("the engine stops");
 }
 
 #[tokio::test]
@@ -68,7 +79,10 @@ async fn a_chain_runs_through() {
     let engine = start(&store, noop()).await;
     let run = trigger(&store, &chain).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Success);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
     finish(engine).await;
 }
 
@@ -82,8 +96,19 @@ async fn an_engine_hears_of_a_run_that_another_process_made() {
         ran.send(context.instance.run_id).unwrap();
         async { Ok(Outcome::success()) }
     });
-    let quiet = Options { heartbeat: Duration::from_secs(3600), lease: Duration::from_secs(7200), ..options("test") };
-    let engine = start_with(&store, registry, Roles::Both, quiet, Arc::new(SystemClock::new())).await;
+    let quiet = Options {
+        heartbeat: Duration::from_secs(3600),
+        lease: Duration::from_secs(7200),
+        ..options("test")
+    };
+    let engine = start_with(
+        &store,
+        registry,
+        Roles::Both,
+        quiet,
+        Arc::new(SystemClock::new()),
+    )
+    .await;
     let elsewhere = Store::connect(&url).await.unwrap();
     let changes = Changes::listen(&elsewhere).await.unwrap();
     let run = trigger(&elsewhere, &single).await;
@@ -97,18 +122,39 @@ async fn an_engine_hears_of_a_run_that_another_process_made() {
 async fn outputs_reach_the_templates_of_tasks_below_and_are_kept() {
     let (store, _) = fresh_store().await;
     let mut pair = dag("pair", &[("above", &[]), ("below", &["above"])]);
-    pair.tasks[0].with.insert("say".to_owned(), json!("{{ run.id }}"));
-    pair.tasks[1].with.insert("say".to_owned(), json!("{{ outputs.above.list }}"));
+    pair.tasks[0]
+        .with
+        .insert("say".to_owned(), json!("{{ run.id }}"));
+    pair.tasks[1]
+        .with
+        .insert("say".to_owned(), json!("{{ outputs.above.list }}"));
     publish(&store, &pair).await;
-    let registry = kinds(|_, with| async move { Ok(Outcome::Success { output: json!({ "list": [with["say"]] }) }) });
+    let registry = kinds(|_, with| async move {
+        Ok(Outcome::Success {
+            output: json!({ "list": [with["say"]] }),
+        })
+    });
     let engine = start(&store, registry).await;
     let run = trigger(&store, &pair).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Success);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
     let below = &store.instances(run).await.unwrap()[1];
-    let first = store.output(store.instances(run).await.unwrap()[0].instance_id).await.unwrap().unwrap();
-    assert_eq!(store.output(below.instance_id).await.unwrap(), Some(json!({ "list": [first["list"]] })));
-    assert_eq!(store.rendered(below.instance_id, 1).await.unwrap(), Some(json!({ "say": first["list"] })));
+    let first = store
+        .output(store.instances(run).await.unwrap()[0].instance_id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        store.output(below.instance_id).await.unwrap(),
+        Some(json!({ "list": [first["list"]] }))
+    );
+    assert_eq!(
+        store.rendered(below.instance_id, 1).await.unwrap(),
+        Some(json!({ "say": first["list"] }))
+    );
     finish(engine).await;
 }
 
@@ -116,16 +162,25 @@ async fn outputs_reach_the_templates_of_tasks_below_and_are_kept() {
 async fn a_template_that_cannot_be_rendered_is_a_permanent_failure() {
     let (store, _) = fresh_store().await;
     let mut pair = dag("pair", &[("above", &[]), ("below", &["above"])]);
-    pair.tasks[1].with.insert("say".to_owned(), json!("{{ outputs.above.nothing }}"));
+    pair.tasks[1]
+        .with
+        .insert("say".to_owned(), json!("{{ outputs.above.nothing }}"));
     pair.tasks[1].retries = 5;
     publish(&store, &pair).await;
     let engine = start(&store, noop()).await;
     let run = trigger(&store, &pair).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Failed);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Failed
+    );
     let below = &store.instances(run).await.unwrap()[1];
     assert_eq!((below.state, below.tries), (TaskState::Failed, 1));
-    assert!(below.reason.as_ref().unwrap().contains("nothing"), "{:?}", below.reason);
+    assert!(
+        below.reason.as_ref().unwrap().contains("nothing"),
+        "{:?}",
+        below.reason
+    );
     finish(engine).await;
 }
 
@@ -143,12 +198,26 @@ async fn a_task_that_exceeds_its_timeout_is_stopped_and_recorded_with_the_reason
     let engine = start(&store, registry).await;
     let run = trigger(&store, &single).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Failed);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Failed
+    );
     let instance = store.instances(run).await.unwrap()[0].instance_id;
     let tries = store.tries(instance).await.unwrap();
     assert_eq!(tries[0].outcome, Some(TryOutcome::Timeout));
-    assert!(tries[0].reason.as_ref().unwrap().contains("20ms"), "{:?}", tries[0].reason);
-    assert_eq!(store.log(instance, LogPosition::default(), 10).await.unwrap()[0].message, "cleaning up");
+    assert!(
+        tries[0].reason.as_ref().unwrap().contains("20ms"),
+        "{:?}",
+        tries[0].reason
+    );
+    assert_eq!(
+        store
+            .log(instance, LogPosition::default(), 10)
+            .await
+            .unwrap()[0]
+            .message,
+        "cleaning up"
+    );
     finish(engine).await;
 }
 
@@ -163,7 +232,14 @@ async fn a_task_that_panics_is_recorded_with_its_message_and_retried_by_its_poli
         assert!(context.instance.try_number > 1, "first time unlucky");
         Ok(Outcome::success())
     });
-    let engine = start_with(&store, registry, Roles::Both, options("test"), clock.clone()).await;
+    let engine = start_with(
+        &store,
+        registry,
+        Roles::Both,
+        options("test"),
+        clock.clone(),
+    )
+    .await;
     let mut changes = engine.changes();
     let run = trigger(&store, &single).await;
     engine.bell().ring();
@@ -172,7 +248,15 @@ async fn a_task_that_panics_is_recorded_with_its_message_and_retried_by_its_poli
     }
     let instance = store.instances(run).await.unwrap()[0].instance_id;
     let tries = store.tries(instance).await.unwrap();
-    assert!(tries[0].reason.as_ref().unwrap().contains("first time unlucky"), "{:?}", tries[0].reason);
+    assert!(
+        tries[0]
+            .reason
+            .as_ref()
+            .unwrap()
+            .contains("first time unlucky"),
+        "{:?}",
+        tries[0].reason
+    );
     clock.advance(TimeDelta::hours(2));
     assert_eq!(run_end(&store, changes, run).await, RunState::Success);
     finish(engine).await;
@@ -193,8 +277,19 @@ async fn cancel_ends_a_running_task() {
             Ok(Outcome::success())
         }
     });
-    let quiet = Options { heartbeat: Duration::from_secs(3600), lease: Duration::from_secs(7200), ..options("test") };
-    let engine = start_with(&store, registry, Roles::Both, quiet, Arc::new(SystemClock::new())).await;
+    let quiet = Options {
+        heartbeat: Duration::from_secs(3600),
+        lease: Duration::from_secs(7200),
+        ..options("test")
+    };
+    let engine = start_with(
+        &store,
+        registry,
+        Roles::Both,
+        quiet,
+        Arc::new(SystemClock::new()),
+    )
+    .await;
     let run = trigger(&store, &single).await;
     engine.bell().ring();
     assert_eq!(told.recv().await, Some("runs"));
@@ -203,7 +298,11 @@ async fn cancel_ends_a_running_task() {
     assert_eq!(told.recv().await, Some("stopped"));
     assert_eq!(states(&store, run).await["a"], TaskState::Cancelled);
     finish(engine).await;
-    assert_eq!(states(&store, run).await["a"], TaskState::Cancelled, "its late result changes nothing");
+    assert_eq!(
+        states(&store, run).await["a"],
+        TaskState::Cancelled,
+        "its late result changes nothing"
+    );
 }
 
 #[tokio::test]
@@ -216,13 +315,22 @@ async fn a_cleared_task_runs_again_with_what_is_below_it() {
         let failing = Arc::clone(&failing);
         move |context: Context, _| {
             let fails = context.instance.task_id == "b" && failing.swap(0, Ordering::SeqCst) == 1;
-            async move { if fails { Err(Failure::permanent("once")) } else { Ok(Outcome::success()) } }
+            async move {
+                if fails {
+                    Err(Failure::permanent("once"))
+                } else {
+                    Ok(Outcome::success())
+                }
+            }
         }
     });
     let engine = start(&store, registry).await;
     let run = trigger(&store, &chain).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Failed);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Failed
+    );
     let request = ClearRequest {
         run_id: run,
         selection: ClearSelection::Failed,
@@ -232,7 +340,10 @@ async fn a_cleared_task_runs_again_with_what_is_below_it() {
     let cleared = store.clear(request).await.unwrap();
     assert_eq!(cleared.tasks.len(), 2);
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Success);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
     finish(engine).await;
 }
 
@@ -240,12 +351,20 @@ async fn a_cleared_task_runs_again_with_what_is_below_it() {
 async fn two_engines_run_each_cron_tick_once() {
     let (store, url) = fresh_store().await;
     let mut hourly = dag("hourly", &[("a", &[])]);
-    hourly.schedule = Some(crate::model::Schedule::parse_cron("0 * * * *", chrono_tz::Tz::UTC).unwrap());
+    hourly.schedule =
+        Some(crate::model::Schedule::parse_cron("0 * * * *", chrono_tz::Tz::UTC).unwrap());
     let clock = Arc::new(ShiftedClock::default());
     let other_store = Store::connect(&url).await.unwrap();
     let engines = [
         start_with(&store, noop(), Roles::Both, options("one"), clock.clone()).await,
-        start_with(&other_store, noop(), Roles::Both, options("two"), clock.clone()).await,
+        start_with(
+            &other_store,
+            noop(),
+            Roles::Both,
+            options("two"),
+            clock.clone(),
+        )
+        .await,
     ];
     publish(&store, &hourly).await;
     engines[0].bell().ring();
@@ -253,7 +372,13 @@ async fn two_engines_run_each_cron_tick_once() {
     for hour in 1..=6 {
         clock.advance(TimeDelta::hours(1));
         loop {
-            let runs = store.runs(&crate::store::RunFilter { limit: 100, ..Default::default() }).await.unwrap();
+            let runs = store
+                .runs(&crate::store::RunFilter {
+                    limit: 100,
+                    ..Default::default()
+                })
+                .await
+                .unwrap();
             assert!(runs.len() <= hour, "a tick is run once");
             if runs.len() == hour && runs.iter().all(|run| run.state == RunState::Success) {
                 break;
@@ -261,10 +386,22 @@ async fn two_engines_run_each_cron_tick_once() {
             let _changed = tokio::time::timeout(Duration::from_millis(500), changes.next()).await;
         }
     }
-    let runs = store.runs(&crate::store::RunFilter { limit: 100, ..Default::default() }).await.unwrap();
-    let mut starts: Vec<_> = runs.iter().map(|run| (run.data_interval_start, run.data_interval_end)).collect();
+    let runs = store
+        .runs(&crate::store::RunFilter {
+            limit: 100,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    let mut starts: Vec<_> = runs
+        .iter()
+        .map(|run| (run.data_interval_start, run.data_interval_end))
+        .collect();
     starts.sort_unstable();
-    assert!(starts.windows(2).all(|pair| pair[0].1 == pair[1].0), "the intervals follow one another: {starts:?}");
+    assert!(
+        starts.windows(2).all(|pair| pair[0].1 == pair[1].0),
+        "the intervals follow one another: {starts:?}"
+    );
     for engine in engines {
         finish(engine).await;
     }
@@ -274,7 +411,10 @@ async fn two_engines_run_each_cron_tick_once() {
 async fn a_pools_slots_are_never_exceeded() {
     let (store, url) = fresh_store().await;
     let names: Vec<String> = (0..30).map(|number| format!("task_{number}")).collect();
-    let tasks: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
+    let tasks: Vec<(&str, &[&str])> = names
+        .iter()
+        .map(|name| (name.as_str(), &[] as &[&str]))
+        .collect();
     let mut wide = dag("wide", &tasks);
     for task in &mut wide.tasks {
         task.pool = "narrow".to_owned();
@@ -330,7 +470,10 @@ async fn a_graceful_stop_hands_back_what_runs_without_spending_a_try() {
     assert!(store.workers().await.unwrap().is_empty());
     let other_store = Store::connect(&url).await.unwrap();
     let engine = start(&other_store, noop()).await;
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Success);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
     finish(engine).await;
 }
 
@@ -364,13 +507,33 @@ async fn a_worker_that_lost_its_lease_stops_its_work_and_goes_on_with_a_new_one(
             break;
         }
     }
-    assert_eq!(told.recv().await, Some("stopped"), "it learns of it with its next heartbeat");
+    assert_eq!(
+        told.recv().await,
+        Some("stopped"),
+        "it learns of it with its next heartbeat"
+    );
     testing::open_gate();
-    assert_eq!(told.recv().await, Some("runs"), "and claims it again under a new lease");
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Success);
+    assert_eq!(
+        told.recv().await,
+        Some("runs"),
+        "and claims it again under a new lease"
+    );
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
     let instance = store.instances(run).await.unwrap()[0].instance_id;
-    let outcomes: Vec<_> = store.tries(instance).await.unwrap().into_iter().map(|row| row.outcome).collect();
-    assert_eq!(outcomes, [Some(TryOutcome::Lost), Some(TryOutcome::Success)]);
+    let outcomes: Vec<_> = store
+        .tries(instance)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|row| row.outcome)
+        .collect();
+    assert_eq!(
+        outcomes,
+        [Some(TryOutcome::Lost), Some(TryOutcome::Success)]
+    );
     finish(engine).await;
 }
 
@@ -388,18 +551,38 @@ async fn every_line_of_a_log_is_there_when_the_state_is_final() {
     let engine = start(&store, registry).await;
     let run = trigger(&store, &single).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Success);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
     let instance = store.instances(run).await.unwrap()[0].instance_id;
-    let lines = store.log(instance, LogPosition::default(), 10_000).await.unwrap();
+    let lines = store
+        .log(instance, LogPosition::default(), 10_000)
+        .await
+        .unwrap();
     assert_eq!(lines.len(), 3_000);
-    assert!(lines.iter().enumerate().all(|(number, row)| row.message == format!("line {number}")));
+    assert!(
+        lines
+            .iter()
+            .enumerate()
+            .all(|(number, row)| row.message == format!("line {number}"))
+    );
     finish(engine).await;
 }
 
 #[tokio::test]
 async fn connections_cut_under_load_lose_nothing_and_double_nothing() {
     let (store, url) = fresh_store().await;
-    let chain = dag("chain", &[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &["a"]), ("e", &["c", "d"])]);
+    let chain = dag(
+        "chain",
+        &[
+            ("a", &[]),
+            ("b", &["a"]),
+            ("c", &["b"]),
+            ("d", &["a"]),
+            ("e", &["c", "d"]),
+        ],
+    );
     publish(&store, &chain).await;
     let executed: Arc<std::sync::Mutex<BTreeMap<(i64, i32), usize>>> = Arc::default();
     let progress = Arc::new(Semaphore::new(0));
@@ -409,7 +592,11 @@ async fn connections_cut_under_load_lose_nothing_and_double_nothing() {
             let key = (context.instance.instance_id, context.instance.try_number);
             *executed.lock().unwrap().entry(key).or_default() += 1;
             progress.add_permits(1);
-            async { Ok(Outcome::Success { output: json!({ "done": true }) }) }
+            async {
+                Ok(Outcome::Success {
+                    output: json!({ "done": true }),
+                })
+            }
         }
     });
     let mut runs = Vec::new();
@@ -426,14 +613,22 @@ async fn connections_cut_under_load_lose_nothing_and_double_nothing() {
     }
     assert!(cuts >= 12, "connections were cut: {cuts}");
     for run in &runs {
-        assert_eq!(run_end(&store, one.changes(), *run).await, RunState::Success);
+        assert_eq!(
+            run_end(&store, one.changes(), *run).await,
+            RunState::Success
+        );
         for row in store.instances(*run).await.unwrap() {
             assert_eq!(row.state, TaskState::Success);
             let tries = store.tries(row.instance_id).await.unwrap();
             assert_eq!(tries.len(), 1, "one execution is recorded once: {tries:?}");
         }
     }
-    let twice = executed.lock().unwrap().values().filter(|count| **count > 1).count();
+    let twice = executed
+        .lock()
+        .unwrap()
+        .values()
+        .filter(|count| **count > 1)
+        .count();
     assert_eq!(twice, 0, "no lease was lost, so nothing ran twice");
     finish(one).await;
     finish(two).await;
@@ -447,8 +642,18 @@ async fn a_broken_file_keeps_the_last_good_version() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("daily.toml");
     fs::write(&file, GOOD).unwrap();
-    let with_folder = Options { dag_folder: Some(folder.path().to_owned()), ..options("test") };
-    let engine = start_with(&store, noop(), Roles::Both, with_folder, Arc::new(SystemClock::new())).await;
+    let with_folder = Options {
+        dag_folder: Some(folder.path().to_owned()),
+        ..options("test")
+    };
+    let engine = start_with(
+        &store,
+        noop(),
+        Roles::Both,
+        with_folder,
+        Arc::new(SystemClock::new()),
+    )
+    .await;
     let before = store.dags().await.unwrap();
     assert_eq!(before.len(), 1);
 
@@ -459,13 +664,23 @@ async fn a_broken_file_keeps_the_last_good_version() {
     assert_eq!(errors.len(), 1);
     assert!(errors[0].report.contains("kin"), "{}", errors[0].report);
     let broken = store.dags().await.unwrap();
-    assert_eq!((broken[0].version_id, broken[0].present), (before[0].version_id, true));
+    assert_eq!(
+        (broken[0].version_id, broken[0].present),
+        (before[0].version_id, true)
+    );
     let run = trigger(&store, &dag("daily", &[])).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Success);
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
 
     // The folder is looked at without being told.
-    fs::write(&file, format!("{GOOD}\n[tasks.b]\nkind = \"test\"\nafter = [\"a\"]\n")).unwrap();
+    fs::write(
+        &file,
+        format!("{GOOD}\n[tasks.b]\nkind = \"test\"\nafter = [\"a\"]\n"),
+    )
+    .unwrap();
     let mut changes = engine.changes();
     while store.dags().await.unwrap()[0].version_id == before[0].version_id {
         changes.next().await;
@@ -488,50 +703,16 @@ async fn an_unknown_kind_is_a_permanent_failure_that_says_so() {
     let engine = start(&store, Registry::default()).await;
     let run = trigger(&store, &single).await;
     engine.bell().ring();
-    assert_eq!(run_end(&store, engine.changes(), run).await, RunState::Failed);
-    assert!(store.instances(run).await.unwrap()[0].reason.as_ref().unwrap().contains("`test`"));
-    finish(engine).await;
-}
-
-/// Measures; `cargo test -p pinwheel-scheduler --release measure -- --ignored --nocapture`, with `MEASURE_URL` for
-/// another Postgres than the tests' own. Every figure is computed from what Postgres holds afterwards.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures, and wants a quiet machine"]
-async fn measure_chain_many_and_wide() {
-    let store = match std::env::var("MEASURE_URL") {
-        Ok(url) => Store::connect(&url).await.unwrap(),
-        Err(_) => fresh_store().await.0,
-    };
-    store.migrate().await.unwrap();
-    let names: Vec<String> = (0..40).map(|number| format!("task_{number:02}")).collect();
-    let above: Vec<Vec<&str>> =
-        (0..40).map(|number| if number == 0 { vec![] } else { vec![names[number - 1].as_str()] }).collect();
-    let chain: Vec<(&str, &[&str])> = names.iter().zip(&above).map(|(name, above)| (name.as_str(), above.as_slice())).collect();
-    let chain = dag("measure_chain", &chain);
-    let five = dag("measure_many", &[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &["c"]), ("e", &["d"])]);
-    let wide: Vec<String> = (0..5_000).map(|number| format!("task_{number}")).collect();
-    let wide: Vec<(&str, &[&str])> = wide.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
-    let wide = dag("measure_wide", &wide);
-    for one in [&chain, &five, &wide] {
-        publish(&store, one).await;
-    }
-    let engine = start_with(&store, noop(), Roles::Both, Options { slots: 256, ..options("test") }, Arc::new(SystemClock::new())).await;
-    for round in 0..3 {
-        for (one, runs) in [(&chain, 1), (&five, 100), (&wide, 1)] {
-            let mut last = None;
-            for _ in 0..runs {
-                last = Some(trigger(&store, one).await);
-                engine.bell().ring();
-            }
-            let mut ids = vec![last.unwrap()];
-            ids.extend((1..runs).map(|back| crate::model::RunId(last.unwrap().0 - back)));
-            for id in &ids {
-                run_end(&store, engine.changes(), *id).await;
-            }
-            let report = timing(&store, &ids).await;
-            let report: Value = report;
-            eprintln!("round {round} {}: {report}", one.id);
-        }
-    }
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Failed
+    );
+    assert!(
+        store.instances(run).await.unwrap()[0]
+            .reason
+            .as_ref()
+            .unwrap()
+            .contains("`test`")
+    );
     finish(engine).await;
 }

@@ -150,12 +150,19 @@ impl Worker {
     fn next_flight(&self, state: &mut State, stopping: bool) -> Option<BoxFuture<'static, Flown>> {
         let lease = *self.lease.borrow();
         let trusted = lease.trusted_until > Instant::now();
-        let free = if stopping || !trusted { 0 } else { self.options.slots.saturating_sub(state.stops.len()) };
+        let free = if stopping || !trusted {
+            0
+        } else {
+            self.options.slots.saturating_sub(state.stops.len())
+        };
         let store = self.store.clone();
         let queues = Arc::new(self.options.queues.clone());
         let worker_id = lease.worker_id;
         if !state.ended.is_empty() {
-            let batch: Vec<Ended> = state.ended.drain(..state.ended.len().min(LARGEST_BATCH)).collect();
+            let batch: Vec<Ended> = state
+                .ended
+                .drain(..state.ended.len().min(LARGEST_BATCH))
+                .collect();
             if free > 0 {
                 state.look = false;
             }
@@ -163,7 +170,11 @@ impl Worker {
             return Some(
                 async move {
                     let _timer = metrics::SETTLE_SECONDS.start_timer();
-                    let appetite = (free > 0).then_some(Appetite { worker_id, queues: &queues, slots: free });
+                    let appetite = Appetite {
+                        worker_id,
+                        queues: &queues,
+                        slots: free,
+                    };
                     let settled = settle_all(&store, &batch, appetite).await;
                     Flown::Settled(batch, settled)
                 }
@@ -171,14 +182,20 @@ impl Worker {
             );
         }
         if state.in_doubt && trusted {
-            return Some(async move { Flown::Held(worker_id, store.held_by(worker_id).await) }.boxed());
+            return Some(
+                async move { Flown::Held(worker_id, store.held_by(worker_id).await) }.boxed(),
+            );
         }
         if state.look && free > 0 {
             state.look = false;
             return Some(
                 async move {
                     let _timer = metrics::CLAIM_SECONDS.start_timer();
-                    let appetite = Appetite { worker_id, queues: &queues, slots: free };
+                    let appetite = Appetite {
+                        worker_id,
+                        queues: &queues,
+                        slots: free,
+                    };
                     Flown::Claimed(free, store.claim(appetite).await)
                 }
                 .boxed(),
@@ -193,7 +210,10 @@ impl Worker {
                 self.answered(state);
                 count(&batch, &settled);
                 for instance in &settled.refused {
-                    tracing::info!(instance_id = instance.0, "a late result was refused: the task is not this worker's any more");
+                    tracing::info!(
+                        instance_id = instance.0,
+                        "a late result was refused: the task is not this worker's any more"
+                    );
                 }
                 for (run_id, run_state) in &settled.closed {
                     tracing::info!(run_id = run_id.0, state = run_state.as_str(), "run closed");
@@ -219,7 +239,10 @@ impl Worker {
                         .filter(|one| {
                             let instance = one.execution.instance_id;
                             !state.stops.contains_key(&instance)
-                                && !state.ended.iter().any(|ended| ended.execution.instance_id == instance)
+                                && !state
+                                    .ended
+                                    .iter()
+                                    .any(|ended| ended.execution.instance_id == instance)
                         })
                         .collect();
                     self.begin_all(unknown, state, tell);
@@ -232,7 +255,9 @@ impl Worker {
                 }
                 self.failed(&error, state);
             }
-            Flown::Claimed(_, Err(error)) | Flown::Held(_, Err(error)) => self.failed(&error, state),
+            Flown::Claimed(_, Err(error)) | Flown::Held(_, Err(error)) => {
+                self.failed(&error, state)
+            }
         }
     }
 
@@ -254,7 +279,12 @@ impl Worker {
         state.not_before = Some(Instant::now() + state.pauses.next());
     }
 
-    fn begin_all(&self, claimed: Vec<Claimed>, state: &mut State, tell: &mpsc::UnboundedSender<Ended>) {
+    fn begin_all(
+        &self,
+        claimed: Vec<Claimed>,
+        state: &mut State,
+        tell: &mpsc::UnboundedSender<Ended>,
+    ) {
         metrics::CLAIMED.inc_by(claimed.len() as u64);
         for one in claimed {
             let stop = Stop::default();
@@ -280,14 +310,26 @@ impl Worker {
 }
 
 /// Settles a batch; one whose presence Postgres refuses does not keep the others from being settled.
-async fn settle_all(store: &Store, batch: &[Ended], appetite: Option<Appetite<'_>>) -> Result<Settled, store::Error> {
-    let error = match store.settle(batch, appetite).await {
+async fn settle_all(
+    store: &Store,
+    batch: &[Ended],
+    appetite: Appetite<'_>,
+) -> Result<Settled, store::Error> {
+    let error = match store.settle_and_claim(batch, appetite).await {
         Err(error) if !error.is_unavailable() => error,
         answered => return answered,
     };
     let [only] = batch else {
         let (first, second) = batch.split_at(batch.len() / 2);
-        let mut settled = Box::pin(settle_all(store, first, None)).await?;
+        let mut settled = Box::pin(settle_all(
+            store,
+            first,
+            Appetite {
+                slots: 0,
+                ..appetite
+            },
+        ))
+        .await?;
         let rest = Box::pin(settle_all(store, second, appetite)).await?;
         settled.refused.extend(rest.refused);
         settled.claimed.extend(rest.claimed);
@@ -296,12 +338,17 @@ async fn settle_all(store: &Store, batch: &[Ended], appetite: Option<Appetite<'_
         return Ok(settled);
     };
     tracing::error!(%error, instance_id = only.execution.instance_id.0, "a result cannot be stored; recording a failure in its place");
-    store.settle_unstorable(only, &Failure {
-        class: FailureClass::Permanent,
-        message: format!("its result cannot be stored: {error}"),
-        hint: None,
-        exit_code: None,
-    }).await
+    store
+        .settle_unstorable(
+            only,
+            &Failure {
+                class: FailureClass::Permanent,
+                message: format!("its result cannot be stored: {error}"),
+                hint: None,
+                exit_code: None,
+            },
+        )
+        .await
 }
 
 fn stop_all(state: &State, why: Why) {
@@ -335,7 +382,9 @@ fn count(batch: &[Ended], settled: &Settled) {
         metrics::SETTLED.with_label_values(&[outcome]).inc();
     }
     for (_, state) in &settled.closed {
-        metrics::RUNS_CLOSED.with_label_values(&[state.as_str()]).inc();
+        metrics::RUNS_CLOSED
+            .with_label_values(&[state.as_str()])
+            .inc();
     }
 }
 

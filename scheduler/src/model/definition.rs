@@ -130,6 +130,9 @@ pub struct ParamsError {
 impl Dag {
     /// The task of that id, with its ordinal.
     pub fn task(&self, id: &str) -> Option<(usize, &Task)> {
-        self.tasks.iter().enumerate().find(|(_, task)| task.id.as_str() == id)
+        self.tasks
+            .iter()
+            .enumerate()
+            .find(|(_, task)| task.id.as_str() == id)
     }
 }

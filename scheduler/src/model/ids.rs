@@ -49,10 +49,14 @@ number_id!(
 /// starting with `.` or `-`, so that it is safe in a path, a URL and an argument list.
 pub fn is_name(text: &str) -> bool {
     let mut characters = text.chars();
-    let first_is_good = characters.next().is_some_and(|first| first.is_ascii_alphanumeric() || first == '_');
+    let first_is_good = characters
+        .next()
+        .is_some_and(|first| first.is_ascii_alphanumeric() || first == '_');
     first_is_good
         && text.len() <= 128
-        && characters.all(|character| character.is_ascii_alphanumeric() || matches!(character, '_' | '.' | '-'))
+        && characters.all(|character| {
+            character.is_ascii_alphanumeric() || matches!(character, '_' | '.' | '-')
+        })
 }
 
 macro_rules! name_id {

@@ -34,6 +34,13 @@ pub struct Execution {
     pub continues: bool,
 }
 
+impl Execution {
+    /// The same execution once more, for the one place that ends it in another way than it ended itself.
+    pub(super) fn same(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
 /// A claimed task instance: everything a worker needs to run it.
 #[derive(Debug)]
 pub struct Claimed {
@@ -127,12 +134,18 @@ impl Store {
         connection: &mut PgConnection,
         appetite: Appetite<'_>,
     ) -> Result<Vec<Claimed>, Error> {
-        let Appetite { worker_id, queues, slots } = appetite;
+        let Appetite {
+            worker_id,
+            queues,
+            slots,
+        } = appetite;
         if slots == 0 {
             return Ok(Vec::new());
         }
         let limited = if self.pools_have_limits() {
-            sqlx::query_file_scalar!("src/store/queries/lock_pools.sql", queues).fetch_all(&mut *connection).await?
+            sqlx::query_file_scalar!("src/store/queries/lock_pools.sql", queues)
+                .fetch_all(&mut *connection)
+                .await?
         } else {
             Vec::new()
         };

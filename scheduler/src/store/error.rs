@@ -113,19 +113,41 @@ impl Error {
     /// The next step, for people.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownDag { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
-            Self::UnknownDag { nearest: None, .. } => Some("`pinwheel dags list` shows the DAGs there are".to_owned()),
-            Self::RetiredDag { .. } => Some("put its file back into the DAG folder".to_owned()),
-            Self::UnknownRun { .. } => Some("`pinwheel runs list` shows the newest runs".to_owned()),
-            Self::UnknownTask { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
-            Self::UnknownTask { nearest: None, dag_id, .. } => {
-                Some(format!("`pinwheel dags show {dag_id}` shows its tasks"))
+            Self::UnknownDag {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownDag { nearest: None, .. } => {
+                Some("`pinwheel dags list` shows the DAGs there are".to_owned())
             }
-            Self::Params(_) => Some("`pinwheel dags show` lists the params with their types and defaults".to_owned()),
-            Self::RunExists { run_id } => Some(format!("clear run {run_id} to run it again, or give another logical date")),
-            Self::RunIsFinal { .. } => Some("only queued and running runs can be cancelled".to_owned()),
-            Self::TaskIsActive { .. } => Some("wait until it ends, or cancel the run first".to_owned()),
-            Self::NothingToClear { .. } => Some("only tasks that are final can be cleared".to_owned()),
+            Self::RetiredDag { .. } => Some("put its file back into the DAG folder".to_owned()),
+            Self::UnknownRun { .. } => {
+                Some("`pinwheel runs list` shows the newest runs".to_owned())
+            }
+            Self::UnknownTask {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownTask {
+                nearest: None,
+                dag_id,
+                ..
+            } => Some(format!("`pinwheel dags show {dag_id}` shows its tasks")),
+            Self::Params(_) => Some(
+                "`pinwheel dags show` lists the params with their types and defaults".to_owned(),
+            ),
+            Self::RunExists { run_id } => Some(format!(
+                "clear run {run_id} to run it again, or give another logical date"
+            )),
+            Self::RunIsFinal { .. } => {
+                Some("only queued and running runs can be cancelled".to_owned())
+            }
+            Self::TaskIsActive { .. } => {
+                Some("wait until it ends, or cancel the run first".to_owned())
+            }
+            Self::NothingToClear { .. } => {
+                Some("only tasks that are final can be cleared".to_owned())
+            }
             Self::UnknownVersion { .. } | Self::Definition { .. } | Self::Migrate(_) => None,
             Self::Database(_) if self.is_unavailable() => {
                 Some("check that Postgres runs and that `database.url` is right".to_owned())
@@ -136,7 +158,11 @@ impl Error {
 }
 
 fn list(errors: &[ParamsError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn database(error: &sqlx::Error) -> String {
@@ -149,13 +175,18 @@ fn database(error: &sqlx::Error) -> String {
 
 fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
         // A connection that ends in the middle of a message.
         sqlx::Error::Protocol(_) => true,
         // Class 08: connection; 57P: shutdown and start-up; 53: resources; 40: repeat the transaction;
         // 25P03: idle in transaction for too long.
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| {
-            ["08", "57P", "53", "40", "25P03"].iter().any(|class| code.starts_with(class))
+            ["08", "57P", "53", "40", "25P03"]
+                .iter()
+                .any(|class| code.starts_with(class))
         }),
         _ => false,
     }

@@ -92,7 +92,10 @@ impl Store {
         .await?;
         Ok(row.map(|row| {
             self.note_pools_have_limits(row.pools_have_limits);
-            Renewed { work_is_waiting: row.work_is_waiting, lost: row.lost }
+            Renewed {
+                work_is_waiting: row.work_is_waiting,
+                lost: row.lost,
+            }
         }))
     }
 
@@ -101,7 +104,9 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached; the lease then ends by itself.
     pub async fn resign(&self, worker_id: WorkerId) -> Result<(), Error> {
-        sqlx::query_file!("src/store/queries/end_worker.sql", worker_id.0).execute(&self.engine).await?;
+        sqlx::query_file!("src/store/queries/end_worker.sql", worker_id.0)
+            .execute(&self.engine)
+            .await?;
         Ok(())
     }
 
@@ -116,6 +121,7 @@ impl Store {
             .fetch_all(&mut *transaction)
             .await?;
         if expired.is_empty() {
+            transaction.rollback().await?;
             return Ok(Settled::default());
         }
         let workers: Vec<i64> = expired.iter().map(|worker| worker.worker_id.0).collect();
@@ -123,21 +129,26 @@ impl Store {
             .fetch_all(&mut *transaction)
             .await?;
         let name = |worker_id| {
-            expired.iter().find(|worker| worker.worker_id == worker_id).map_or("?", |worker| worker.name.as_str())
+            expired
+                .iter()
+                .find(|worker| worker.worker_id == worker_id)
+                .map_or("?", |worker| worker.name.as_str())
         };
-        let batch: Vec<Ended> = held.into_iter().map(|row| lost(name(row.worker_id), row)).collect();
+        let batch: Vec<Ended> = held
+            .into_iter()
+            .map(|row| lost(name(row.worker_id), row))
+            .collect();
         let mut step = Step::default();
         let refused = self.settle_by(&mut transaction, &batch, &mut step).await?;
         transaction.commit().await?;
         for worker in &expired {
-            tracing::warn!(worker = worker.name, worker_id = worker.worker_id.0, "a worker's lease ended; its tasks run elsewhere");
+            tracing::warn!(
+                worker = worker.name,
+                worker_id = worker.worker_id.0,
+                "a worker's lease ended; its tasks run elsewhere"
+            );
         }
-        Ok(Settled {
-            refused: refused.into_iter().collect(),
-            claimed: Vec::new(),
-            effects: step.effects(),
-            closed: step.closed,
-        })
+        Ok(Settled::new(refused, step))
     }
 
     /// Notes that a scheduler begins to watch the clock. Ticks between the end of the last watch and now passed
@@ -146,9 +157,13 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn begin_watch(&self, lease: Duration, shift: TimeDelta) -> Result<(), Error> {
-        sqlx::query_file!("src/store/queries/begin_watch.sql", lease.as_secs_f64(), shift as _)
-            .execute(&self.engine)
-            .await?;
+        sqlx::query_file!(
+            "src/store/queries/begin_watch.sql",
+            lease.as_secs_f64(),
+            shift as _
+        )
+        .execute(&self.engine)
+        .await?;
         Ok(())
     }
 
@@ -157,9 +172,13 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn extend_watch(&self, lease: Duration, shift: TimeDelta) -> Result<(), Error> {
-        sqlx::query_file!("src/store/queries/extend_watch.sql", lease.as_secs_f64(), shift as _)
-            .execute(&self.engine)
-            .await?;
+        sqlx::query_file!(
+            "src/store/queries/extend_watch.sql",
+            lease.as_secs_f64(),
+            shift as _
+        )
+        .execute(&self.engine)
+        .await?;
         Ok(())
     }
 
@@ -171,7 +190,10 @@ impl Store {
         let woken = sqlx::query_file_scalar!("src/store/queries/wake_sleepers.sql", shift as _)
             .fetch_one(&self.engine)
             .await?;
-        Ok(Effects { work: woken > 0, ..Effects::default() })
+        Ok(Effects {
+            work: woken > 0,
+            ..Effects::default()
+        })
     }
 
     /// In how long the next thing is due by the clock; `None` when nothing is. Zero when it is overdue.
@@ -179,10 +201,12 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn next_deadline(&self, shift: TimeDelta) -> Result<Option<Duration>, Error> {
-        let seconds = sqlx::query_file_scalar!("src/store/queries/read_next_deadline.sql", shift as _)
-            .fetch_one(&self.engine)
-            .await?;
-        Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
+        let seconds =
+            sqlx::query_file_scalar!("src/store/queries/read_next_deadline.sql", shift as _)
+                .fetch_one(&self.engine)
+                .await?;
+        Ok(seconds
+            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
     }
 }
 

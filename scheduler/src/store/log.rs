@@ -36,17 +36,27 @@ impl Store {
     ///
     /// # Errors
     /// Postgres refused or cannot be reached.
-    pub async fn append(&self, lines: &[LogLine], rendered: &[(InstanceId, i32, Value)]) -> Result<(), Error> {
+    pub async fn append(
+        &self,
+        lines: &[LogLine],
+        rendered: &[(InstanceId, i32, Value)],
+    ) -> Result<(), Error> {
         let mut connection = self.engine.acquire().await?;
         for batch in lines.chunks(1000) {
             insert_lines(&mut connection, &batch.iter().collect::<Vec<_>>()).await?;
         }
-        let rendered: Vec<_> = rendered.iter().map(|(instance, number, value)| (*instance, *number, value)).collect();
+        let rendered: Vec<_> = rendered
+            .iter()
+            .map(|(instance, number, value)| (*instance, *number, value))
+            .collect();
         upsert_rendered(&mut connection, &rendered).await
     }
 }
 
-pub(super) async fn insert_lines(connection: &mut PgConnection, lines: &[&LogLine]) -> Result<(), Error> {
+pub(super) async fn insert_lines(
+    connection: &mut PgConnection,
+    lines: &[&LogLine],
+) -> Result<(), Error> {
     if lines.is_empty() {
         return Ok(());
     }
@@ -55,8 +65,14 @@ pub(super) async fn insert_lines(connection: &mut PgConnection, lines: &[&LogLin
     let numbers: Vec<i32> = lines.iter().map(|line| line.line).collect();
     let tries: Vec<i32> = lines.iter().map(|line| line.try_number).collect();
     let times: Vec<DateTime<Utc>> = lines.iter().map(|line| line.at).collect();
-    let streams: Vec<String> = lines.iter().map(|line| stream_name(line.stream).to_owned()).collect();
-    let messages: Vec<String> = lines.iter().map(|line| storable(&line.message).into_owned()).collect();
+    let streams: Vec<String> = lines
+        .iter()
+        .map(|line| stream_name(line.stream).to_owned())
+        .collect();
+    let messages: Vec<String> = lines
+        .iter()
+        .map(|line| storable(&line.message).into_owned())
+        .collect();
     sqlx::query_file!(
         "src/store/queries/insert_log_lines.sql",
         &instances,
@@ -81,10 +97,18 @@ pub(super) async fn upsert_rendered(
     }
     let instances: Vec<i64> = rendered.iter().map(|(instance, _, _)| instance.0).collect();
     let tries: Vec<i32> = rendered.iter().map(|(_, number, _)| *number).collect();
-    let values: Vec<Value> = rendered.iter().map(|(_, _, value)| storable_value(value)).collect();
-    sqlx::query_file!("src/store/queries/upsert_rendered.sql", &instances, &tries, &values)
-        .execute(connection)
-        .await?;
+    let values: Vec<Value> = rendered
+        .iter()
+        .map(|(_, _, value)| storable_value(value))
+        .collect();
+    sqlx::query_file!(
+        "src/store/queries/upsert_rendered.sql",
+        &instances,
+        &tries,
+        &values
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -118,7 +118,9 @@ impl Store {
     }
 
     fn with_options(options: PgConnectOptions) -> Self {
-        let options = options.application_name("pinwheel").statement_cache_capacity(256);
+        let options = options
+            .application_name("pinwheel")
+            .statement_cache_capacity(256);
         // Every hot statement finds its rows by key. A plan made while the tables were small would go on reading them
         // whole for as long as the prepared statement lives, so the alternatives are switched off, and a plan costs what
         // rows it touches: pages are in memory.
@@ -151,7 +153,12 @@ impl Store {
             .max_connections(PEOPLE_CONNECTIONS)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(people_options);
-        Self { engine, people, options: Arc::new(options), shared: Arc::default() }
+        Self {
+            engine,
+            people,
+            options: Arc::new(options),
+            shared: Arc::default(),
+        }
     }
 
     /// Brings the database to this version's schema.
@@ -159,7 +166,9 @@ impl Store {
     /// # Errors
     /// A migration failed, or was changed after it had been applied.
     pub async fn migrate(&self) -> Result<(), Error> {
-        sqlx::migrate!("../migrations/scheduler").run(&self.people).await?;
+        sqlx::migrate!("../migrations/scheduler")
+            .run(&self.people)
+            .await?;
         Ok(())
     }
 
@@ -168,7 +177,9 @@ impl Store {
     /// # Errors
     /// It is not.
     pub async fn ping(&self) -> Result<(), Error> {
-        sqlx::query_file_scalar!("src/store/queries/ping.sql").fetch_one(&self.people).await?;
+        sqlx::query_file_scalar!("src/store/queries/ping.sql")
+            .fetch_one(&self.people)
+            .await?;
         Ok(())
     }
 
@@ -179,7 +190,9 @@ impl Store {
 
     /// Rings the bell of other processes, outside of any transaction.
     pub(crate) async fn notify(&self, payload: &str) -> Result<(), Error> {
-        sqlx::query_file_scalar!("src/store/queries/notify.sql", payload).fetch_one(&self.engine).await?;
+        sqlx::query_file_scalar!("src/store/queries/notify.sql", payload)
+            .fetch_one(&self.engine)
+            .await?;
         Ok(())
     }
 
@@ -196,20 +209,35 @@ impl Store {
     }
 
     fn known_definition(&self, version: VersionId) -> Option<Arc<Dag>> {
-        self.shared.definitions.lock().unwrap_or_else(PoisonError::into_inner).get(&version).cloned()
+        self.shared
+            .definitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&version)
+            .cloned()
     }
 
     /// The definition of a version, by a connection that is at hand.
-    async fn definition_by(&self, connection: &mut PgConnection, version: VersionId) -> Result<Arc<Dag>, Error> {
+    async fn definition_by(
+        &self,
+        connection: &mut PgConnection,
+        version: VersionId,
+    ) -> Result<Arc<Dag>, Error> {
         if let Some(dag) = self.known_definition(version) {
             return Ok(dag);
         }
-        let definition = sqlx::query_file_scalar!("src/store/queries/read_definition.sql", version.0)
-            .fetch_optional(connection)
-            .await?
-            .ok_or(Error::UnknownVersion { version_id: version })?;
-        let dag: Arc<Dag> = serde_json::from_value(definition)
-            .map_err(|source| Error::Definition { version_id: version, source })?;
+        let definition =
+            sqlx::query_file_scalar!("src/store/queries/read_definition.sql", version.0)
+                .fetch_optional(connection)
+                .await?
+                .ok_or(Error::UnknownVersion {
+                    version_id: version,
+                })?;
+        let dag: Arc<Dag> =
+            serde_json::from_value(definition).map_err(|source| Error::Definition {
+                version_id: version,
+                source,
+            })?;
         self.remember(version, &dag);
         Ok(dag)
     }
@@ -227,6 +255,8 @@ impl Store {
     }
 
     fn note_pools_have_limits(&self, limits: bool) {
-        self.shared.pools_have_limits.store(limits, Ordering::Relaxed);
+        self.shared
+            .pools_have_limits
+            .store(limits, Ordering::Relaxed);
     }
 }

@@ -24,18 +24,38 @@ impl Store {
             .await?
             .ok_or(Error::UnknownRun { run_id })?;
         if run.state.is_final() {
-            return Err(Error::RunIsFinal { run_id, state: run.state });
+            transaction.rollback().await?;
+            return Err(Error::RunIsFinal {
+                run_id,
+                state: run.state,
+            });
         }
-        sqlx::query_file!("src/store/queries/delete_waits_of_run.sql", run_id.0).execute(&mut *transaction).await?;
-        let stopped = sqlx::query_file_scalar!("src/store/queries/cancel_instances.sql", run_id.0, actor)
-            .fetch_one(&mut *transaction)
+        sqlx::query_file!("src/store/queries/delete_waits_of_run.sql", run_id.0)
+            .execute(&mut *transaction)
             .await?;
-        sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0).execute(&mut *transaction).await?;
-        sqlx::query_file!("src/store/queries/end_run.sql", run_id.0).execute(&mut *transaction).await?;
+        let stopped =
+            sqlx::query_file_scalar!("src/store/queries/cancel_instances.sql", run_id.0, actor)
+                .fetch_one(&mut *transaction)
+                .await?;
+        sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query_file!("src/store/queries/end_run.sql", run_id.0)
+            .execute(&mut *transaction)
+            .await?;
         let detail = json!({ "stopped": stopped });
-        audit(&mut transaction, actor, "cancel", &run.dag_id, Some(run_id), &detail).await?;
+        audit(
+            &mut transaction,
+            actor,
+            "cancel",
+            &run.dag_id,
+            Some(run_id),
+            &detail,
+        )
+        .await?;
         let mut step = Step::default();
-        self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id]), &mut step).await?;
+        self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id]), &mut step)
+            .await?;
         self.finish(&mut transaction, &mut step).await?;
         transaction.commit().await?;
         Ok(RunState::Cancelled)
@@ -49,14 +69,19 @@ impl Store {
     /// # Errors
     /// The run or a task is unknown, a chosen task is active, nothing is left to clear, or Postgres is away.
     pub async fn clear(&self, request: ClearRequest) -> Result<Cleared, Error> {
-        let ClearRequest { run_id, selection, scope, actor } = request;
+        let ClearRequest {
+            run_id,
+            selection,
+            scope,
+            actor,
+        } = request;
         let mut transaction = self.engine.begin().await?;
         let run = sqlx::query_file!("src/store/queries/lock_run.sql", run_id.0)
             .fetch_optional(&mut *transaction)
             .await?
             .ok_or(Error::UnknownRun { run_id })?;
         let dag = self.definition_by(&mut transaction, run.version_id).await?;
-        let instances = sqlx::query_file!("src/store/queries/lock_instances.sql", run_id.0)
+        let instances = sqlx::query_file!("src/store/queries/read_states.sql", run_id.0)
             .fetch_all(&mut *transaction)
             .await?;
         let states: Vec<TaskState> = {
@@ -68,33 +93,69 @@ impl Store {
             }
             states
         };
-        let chosen = choose(&dag, &states, &selection, scope)?;
+        let chosen = match choose(&dag, &states, &selection, scope) {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                // Dropping it would roll back later, and keep the run locked until then.
+                transaction.rollback().await?;
+                return Err(error);
+            }
+        };
         let cleared: Vec<_> = instances
             .iter()
-            .filter(|instance| instance.state.is_final() && chosen.contains(&index(instance.ordinal)))
+            .filter(|instance| {
+                instance.state.is_final() && chosen.contains(&index(instance.ordinal))
+            })
             .collect();
         if cleared.is_empty() {
+            transaction.rollback().await?;
             return Err(Error::NothingToClear { run_id });
         }
-        sqlx::query_file!("src/store/queries/allow_clearing.sql").fetch_one(&mut *transaction).await?;
-        let ids: Vec<i64> = cleared.iter().map(|instance| instance.instance_id.0).collect();
+        sqlx::query_file!("src/store/queries/allow_clearing.sql")
+            .fetch_one(&mut *transaction)
+            .await?;
+        let ids: Vec<i64> = cleared
+            .iter()
+            .map(|instance| instance.instance_id.0)
+            .collect();
         let versions: Vec<i64> = vec![run.version_id.0; cleared.len()];
         let ordinals: Vec<i32> = cleared.iter().map(|instance| instance.ordinal).collect();
-        sqlx::query_file!("src/store/queries/clear_instances.sql", &ids, &versions, &ordinals)
+        sqlx::query_file!(
+            "src/store/queries/clear_instances.sql",
+            &ids,
+            &versions,
+            &ordinals
+        )
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0)
             .execute(&mut *transaction)
             .await?;
-        sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0).execute(&mut *transaction).await?;
-        sqlx::query_file!("src/store/queries/reopen_run.sql", run_id.0).execute(&mut *transaction).await?;
+        sqlx::query_file!("src/store/queries/reopen_run.sql", run_id.0)
+            .execute(&mut *transaction)
+            .await?;
 
-        let tasks: Vec<_> = cleared.iter().map(|instance| dag.tasks[index(instance.ordinal)].id.clone()).collect();
+        let tasks: Vec<_> = cleared
+            .iter()
+            .map(|instance| dag.tasks[index(instance.ordinal)].id.clone())
+            .collect();
         let detail = json!({ "tasks": &tasks });
-        audit(&mut transaction, &actor, "clear", &run.dag_id, Some(run_id), &detail).await?;
+        audit(
+            &mut transaction,
+            &actor,
+            "clear",
+            &run.dag_id,
+            Some(run_id),
+            &detail,
+        )
+        .await?;
         if run.state != RunState::Queued {
             let mut step = Step::default();
             step.knows(run_id, run.version_id);
-            let waiting = sqlx::query_file_as!(Counters, "src/store/queries/read_waiting.sql", run_id.0)
-                .fetch_all(&mut *transaction)
-                .await?;
+            let waiting =
+                sqlx::query_file_as!(Counters, "src/store/queries/read_waiting.sql", run_id.0)
+                    .fetch_all(&mut *transaction)
+                    .await?;
             let finals = self.promote(&mut transaction, &waiting, &mut step).await?;
             self.cascade(&mut transaction, finals, &mut step).await?;
             self.finish(&mut transaction, &mut step).await?;
@@ -118,7 +179,7 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         if changed.rows_affected() == 0 {
-            drop(transaction);
+            transaction.rollback().await?;
             return Err(self.unknown_dag(dag.clone()).await?);
         }
         let action = match paused {
@@ -127,7 +188,8 @@ impl Store {
         };
         audit(&mut transaction, actor, action, dag, None, &json!({})).await?;
         let mut step = Step::default();
-        self.start_runs(&mut transaction, &BTreeSet::from([dag.clone()]), &mut step).await?;
+        self.start_runs(&mut transaction, &BTreeSet::from([dag.clone()]), &mut step)
+            .await?;
         self.finish(&mut transaction, &mut step).await?;
         transaction.commit().await?;
         Ok(())
@@ -149,19 +211,28 @@ fn choose(
     match selection {
         ClearSelection::WholeRun => chosen.extend(0..dag.tasks.len()),
         ClearSelection::Failed => {
-            chosen.extend(states.iter().enumerate().filter_map(|(ordinal, state)| match state {
-                TaskState::Failed | TaskState::UpstreamFailed | TaskState::Cancelled => Some(ordinal),
-                TaskState::Waiting
-                | TaskState::Queued
-                | TaskState::Running
-                | TaskState::Sleeping
-                | TaskState::Success
-                | TaskState::Skipped => None,
-            }));
+            chosen.extend(
+                states
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(ordinal, state)| match state {
+                        TaskState::Failed | TaskState::UpstreamFailed | TaskState::Cancelled => {
+                            Some(ordinal)
+                        }
+                        TaskState::Waiting
+                        | TaskState::Queued
+                        | TaskState::Running
+                        | TaskState::Sleeping
+                        | TaskState::Success
+                        | TaskState::Skipped => None,
+                    }),
+            );
         }
         ClearSelection::Tasks(tasks) => {
             for task_id in tasks {
-                let (ordinal, _) = dag.task(task_id.as_str()).ok_or_else(|| unknown_task(dag, task_id.as_str()))?;
+                let (ordinal, _) = dag
+                    .task(task_id.as_str())
+                    .ok_or_else(|| unknown_task(dag, task_id.as_str()))?;
                 chosen.insert(ordinal);
             }
         }
@@ -169,7 +240,10 @@ fn choose(
     for ordinal in &chosen {
         match states[*ordinal] {
             state @ (TaskState::Queued | TaskState::Running | TaskState::Sleeping) => {
-                return Err(Error::TaskIsActive { task_id: dag.tasks[*ordinal].id.to_string(), state });
+                return Err(Error::TaskIsActive {
+                    task_id: dag.tasks[*ordinal].id.to_string(),
+                    state,
+                });
             }
             TaskState::Waiting
             | TaskState::Success
@@ -197,11 +271,20 @@ fn unknown_task(dag: &Dag, task_id: &str) -> Error {
     let nearest = dag
         .tasks
         .iter()
-        .map(|task| (strsim::jaro_winkler(task.id.as_str(), task_id), task.id.to_string()))
+        .map(|task| {
+            (
+                strsim::jaro_winkler(task.id.as_str(), task_id),
+                task.id.to_string(),
+            )
+        })
         .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, id)| id);
-    Error::UnknownTask { dag_id: dag.id.clone(), task_id: task_id.to_owned(), nearest }
+    Error::UnknownTask {
+        dag_id: dag.id.clone(),
+        task_id: task_id.to_owned(),
+        nearest,
+    }
 }
 
 async fn audit(

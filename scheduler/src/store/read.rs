@@ -6,11 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
 use super::{
-    DagRow, Error, FileErrorRow, Home, InstanceRow, LogPosition, LogRow, RunFilter, RunRow, RunSummary, Store, TryRow,
-    WorkerRow, claim::task_at,
+    DagRow, Error, FileErrorRow, Home, InstanceRow, LogPosition, LogRow, RunFilter, RunRow,
+    RunSummary, Store, TryRow, WorkerRow, claim::task_at,
 };
 use crate::model::{
-    DagId, InstanceId, Params, RunId, RunKind, RunState, SleepReason, TaskId, TaskState, TryOutcome, VersionId, WorkerId,
+    DagId, InstanceId, Params, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
+    TryOutcome, VersionId, WorkerId,
 };
 
 const MOST_RUNS: i64 = 500;
@@ -35,7 +36,11 @@ struct DagRecord {
 impl From<DagRecord> for DagRow {
     fn from(row: DagRecord) -> Self {
         let last_run = match (row.run_id, row.state, row.logical_date) {
-            (Some(run_id), Some(state), Some(logical_date)) => Some(RunSummary { run_id, state, logical_date }),
+            (Some(run_id), Some(state), Some(logical_date)) => Some(RunSummary {
+                run_id,
+                state,
+                logical_date,
+            }),
             _none => None,
         };
         Self {
@@ -111,9 +116,13 @@ impl Store {
     }
 
     async fn list_dags(&self, id: Option<&DagId>) -> Result<Vec<DagRow>, Error> {
-        let rows = sqlx::query_file_as!(DagRecord, "src/store/queries/list_dags.sql", id.map(DagId::as_str))
-            .fetch_all(&self.people)
-            .await?;
+        let rows = sqlx::query_file_as!(
+            DagRecord,
+            "src/store/queries/list_dags.sql",
+            id.map(DagId::as_str)
+        )
+        .fetch_all(&self.people)
+        .await?;
         Ok(rows.into_iter().map(DagRow::from).collect())
     }
 
@@ -122,7 +131,11 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn file_errors(&self) -> Result<Vec<FileErrorRow>, Error> {
-        Ok(sqlx::query_file_as!(FileErrorRow, "src/store/queries/list_file_errors.sql").fetch_all(&self.people).await?)
+        Ok(
+            sqlx::query_file_as!(FileErrorRow, "src/store/queries/list_file_errors.sql")
+                .fetch_all(&self.people)
+                .await?,
+        )
     }
 
     /// Runs, newest first.
@@ -168,9 +181,11 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn instances(&self, run: RunId) -> Result<Vec<InstanceRow>, Error> {
-        Ok(sqlx::query_file_as!(InstanceRow, "src/store/queries/list_instances.sql", run.0)
-            .fetch_all(&self.people)
-            .await?)
+        Ok(
+            sqlx::query_file_as!(InstanceRow, "src/store/queries/list_instances.sql", run.0)
+                .fetch_all(&self.people)
+                .await?,
+        )
     }
 
     /// The ended executions of a task instance, oldest first.
@@ -178,14 +193,23 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn tries(&self, instance: InstanceId) -> Result<Vec<TryRow>, Error> {
-        Ok(sqlx::query_file_as!(TryRow, "src/store/queries/list_tries.sql", instance.0).fetch_all(&self.people).await?)
+        Ok(
+            sqlx::query_file_as!(TryRow, "src/store/queries/list_tries.sql", instance.0)
+                .fetch_all(&self.people)
+                .await?,
+        )
     }
 
     /// Up to `limit` lines of a task instance's log after a position.
     ///
     /// # Errors
     /// Postgres refused or cannot be reached.
-    pub async fn log(&self, instance: InstanceId, after: LogPosition, limit: i64) -> Result<Vec<LogRow>, Error> {
+    pub async fn log(
+        &self,
+        instance: InstanceId,
+        after: LogPosition,
+        limit: i64,
+    ) -> Result<Vec<LogRow>, Error> {
         let rows = sqlx::query_file!(
             "src/store/queries/list_log_lines.sql",
             instance.0,
@@ -198,7 +222,10 @@ impl Store {
         Ok(rows
             .into_iter()
             .map(|row| LogRow {
-                position: LogPosition { epoch: row.epoch, line: row.line },
+                position: LogPosition {
+                    epoch: row.epoch,
+                    line: row.line,
+                },
                 try_number: row.try_number,
                 at: row.at,
                 stream: row.stream,
@@ -212,19 +239,29 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn output(&self, instance: InstanceId) -> Result<Option<Value>, Error> {
-        Ok(sqlx::query_file_scalar!("src/store/queries/read_output.sql", instance.0)
-            .fetch_optional(&self.people)
-            .await?)
+        Ok(
+            sqlx::query_file_scalar!("src/store/queries/read_output.sql", instance.0)
+                .fetch_optional(&self.people)
+                .await?,
+        )
     }
 
     /// The `with` table of a try, rendered. A task without templates has what its file says.
     ///
     /// # Errors
     /// Postgres refused or cannot be reached.
-    pub async fn rendered(&self, instance: InstanceId, try_number: i32) -> Result<Option<Value>, Error> {
-        let rendered = sqlx::query_file_scalar!("src/store/queries/read_rendered.sql", instance.0, try_number)
-            .fetch_optional(&self.people)
-            .await?;
+    pub async fn rendered(
+        &self,
+        instance: InstanceId,
+        try_number: i32,
+    ) -> Result<Option<Value>, Error> {
+        let rendered = sqlx::query_file_scalar!(
+            "src/store/queries/read_rendered.sql",
+            instance.0,
+            try_number
+        )
+        .fetch_optional(&self.people)
+        .await?;
         if rendered.is_some() {
             return Ok(rendered);
         }
@@ -244,10 +281,18 @@ impl Store {
     ///
     /// # Errors
     /// Postgres refused or cannot be reached.
-    pub async fn outputs(&self, run: RunId, ordinals: &[i32]) -> Result<BTreeMap<i32, Value>, Error> {
-        let rows =
-            sqlx::query_file!("src/store/queries/list_outputs.sql", run.0, ordinals).fetch_all(&self.engine).await?;
-        Ok(rows.into_iter().map(|row| (row.ordinal, row.output)).collect())
+    pub async fn outputs(
+        &self,
+        run: RunId,
+        ordinals: &[i32],
+    ) -> Result<BTreeMap<i32, Value>, Error> {
+        let rows = sqlx::query_file!("src/store/queries/list_outputs.sql", run.0, ordinals)
+            .fetch_all(&self.engine)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.ordinal, row.output))
+            .collect())
     }
 
     /// What the first page shows.
@@ -255,9 +300,14 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn home(&self) -> Result<Home, Error> {
-        let now =
-            sqlx::query_file_scalar!("src/store/queries/read_now.sql").fetch_one(&self.people).await?;
-        let in_states = |states: &[RunState]| RunFilter { states: states.to_vec(), limit: 20, ..RunFilter::default() };
+        let now = sqlx::query_file_scalar!("src/store/queries/read_now.sql")
+            .fetch_one(&self.people)
+            .await?;
+        let in_states = |states: &[RunState]| RunFilter {
+            states: states.to_vec(),
+            limit: 20,
+            ..RunFilter::default()
+        };
         let mut next_runs: Vec<DagRow> = self
             .dags()
             .await?
@@ -268,10 +318,21 @@ impl Store {
         next_runs.truncate(10);
         Ok(Home {
             file_errors: self.file_errors().await?,
-            failed_runs: self.list_runs(&in_states(&[RunState::Failed]), Some(now - TimeDelta::hours(24))).await?,
-            open_runs: self.runs(&in_states(&[RunState::Queued, RunState::Running])).await?,
+            failed_runs: self
+                .list_runs(
+                    &in_states(&[RunState::Failed]),
+                    Some(now - TimeDelta::hours(24)),
+                )
+                .await?,
+            open_runs: self
+                .runs(&in_states(&[RunState::Queued, RunState::Running]))
+                .await?,
             recent_runs: self
-                .runs(&in_states(&[RunState::Success, RunState::Failed, RunState::Cancelled]))
+                .runs(&in_states(&[
+                    RunState::Success,
+                    RunState::Failed,
+                    RunState::Cancelled,
+                ]))
                 .await?,
             next_runs,
             workers: self.workers().await?,
@@ -283,6 +344,10 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, Error> {
-        Ok(sqlx::query_file_as!(WorkerRow, "src/store/queries/list_workers.sql").fetch_all(&self.people).await?)
+        Ok(
+            sqlx::query_file_as!(WorkerRow, "src/store/queries/list_workers.sql")
+                .fetch_all(&self.people)
+                .await?,
+        )
     }
 }

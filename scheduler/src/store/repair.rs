@@ -18,11 +18,15 @@ impl Store {
     /// Postgres refused or cannot be reached.
     pub async fn rebuild_ready(&self) -> Result<Rebuilt, Error> {
         let mut transaction = self.engine.begin().await?;
-        sqlx::query_file!("src/store/queries/lock_open_runs.sql").fetch_all(&mut *transaction).await?;
-        let removed =
-            sqlx::query_file_scalar!("src/store/queries/delete_wrong_ready.sql").fetch_one(&mut *transaction).await?;
-        let added =
-            sqlx::query_file_scalar!("src/store/queries/insert_missing_ready.sql").fetch_one(&mut *transaction).await?;
+        sqlx::query_file!("src/store/queries/lock_open_runs.sql")
+            .fetch_all(&mut *transaction)
+            .await?;
+        let removed = sqlx::query_file_scalar!("src/store/queries/delete_wrong_ready.sql")
+            .fetch_one(&mut *transaction)
+            .await?;
+        let added = sqlx::query_file_scalar!("src/store/queries/insert_missing_ready.sql")
+            .fetch_one(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(Rebuilt { removed, added })
     }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::{
-    DagId, InstanceId, Params, RunId, RunKind, RunState, SleepReason, TaskId, TaskState, TryOutcome, VersionId, WorkerId,
+    DagId, InstanceId, Params, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
+    TryOutcome, VersionId, WorkerId,
 };
 
 /// One DAG as lists show it.

@@ -32,20 +32,30 @@ impl Store {
     /// # Errors
     /// The DAG is unknown or retired, a param is wrong, there is a run for that logical date, or Postgres is away.
     pub async fn trigger(&self, run: NewRun) -> Result<RunId, Error> {
-        let dag = sqlx::query_file!("src/store/queries/read_dag_to_trigger.sql", run.dag_id.as_str())
-            .fetch_optional(&self.engine)
-            .await?;
-        let Some((dag, version_id)) = dag.and_then(|dag| { let version = dag.version_id?; Some((dag, version)) }) else {
+        let dag = sqlx::query_file!(
+            "src/store/queries/read_dag_to_trigger.sql",
+            run.dag_id.as_str()
+        )
+        .fetch_optional(&self.engine)
+        .await?;
+        let Some((dag, version_id)) = dag.and_then(|dag| {
+            let version = dag.version_id?;
+            Some((dag, version))
+        }) else {
             return Err(self.unknown_dag(run.dag_id).await?);
         };
         if !dag.present {
             return Err(Error::RetiredDag { dag_id: run.dag_id });
         }
         let definition = self.definition(version_id).await?;
-        let params = definition.check_params(&run.params).map_err(Error::Params)?;
+        let params = definition
+            .check_params(&run.params)
+            .map_err(Error::Params)?;
         let logical_date = run.logical_date.unwrap_or(dag.now);
-        let interval =
-            definition.schedule.as_ref().and_then(|schedule| schedule.last_complete_interval(logical_date));
+        let interval = definition
+            .schedule
+            .as_ref()
+            .and_then(|schedule| schedule.last_complete_interval(logical_date));
         let row = Row {
             dag_id: run.dag_id.clone(),
             version_id,
@@ -55,16 +65,31 @@ impl Store {
             params: Value::Object(params),
         };
         let mut transaction = self.engine.begin().await?;
-        let made = create_runs(&mut transaction, std::slice::from_ref(&row), run.kind, &run.triggered_by).await?;
+        let made = create_runs(
+            &mut transaction,
+            std::slice::from_ref(&row),
+            run.kind,
+            &run.triggered_by,
+        )
+        .await?;
         let Some(run_id) = made.into_iter().next() else {
             transaction.rollback().await?;
             let run_id = self.run_by_key(&run.dag_id, logical_date, run.kind).await?;
-            return Err(run_id.map_or(Error::UnknownDag { dag_id: run.dag_id, nearest: None }, |run_id| {
-                Error::RunExists { run_id }
-            }));
+            return Err(run_id.map_or(
+                Error::UnknownDag {
+                    dag_id: run.dag_id,
+                    nearest: None,
+                },
+                |run_id| Error::RunExists { run_id },
+            ));
         };
         let mut step = Step::default();
-        self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id.clone()]), &mut step).await?;
+        self.start_runs(
+            &mut transaction,
+            &BTreeSet::from([run.dag_id.clone()]),
+            &mut step,
+        )
+        .await?;
         self.finish(&mut transaction, &mut step).await?;
         match transaction.commit().await {
             Ok(()) => Ok(run_id),
@@ -92,18 +117,19 @@ impl Store {
         .await?)
     }
 
-    /// Makes the runs whose tick has come and says whether more may be due at once. Any number of schedulers may do
+    /// Makes the runs whose tick has come. Any number of schedulers may do
     /// it at the same time: a tick is run once because (dag, logical date, kind) is unique.
     ///
     /// # Errors
     /// Postgres refused or cannot be reached.
-    pub async fn schedule_due(&self, shift: TimeDelta) -> Result<(usize, Effects), Error> {
+    pub async fn schedule_due(&self, shift: TimeDelta) -> Result<Effects, Error> {
         let mut transaction = self.engine.begin().await?;
         let due = sqlx::query_file!("src/store/queries/lock_due_dags.sql", shift as _)
             .fetch_all(&mut *transaction)
             .await?;
         if due.is_empty() {
-            return Ok((0, Effects::default()));
+            transaction.rollback().await?;
+            return Ok(Effects::default());
         }
         let mut rows = Vec::new();
         for dag in &due {
@@ -120,7 +146,10 @@ impl Store {
                 };
                 let plan = intervals_due(schedule, &past, dag.now, RUNS_PER_PASS);
                 next = plan.next;
-                last = plan.intervals.last().map(|interval| interval.logical_date());
+                last = plan
+                    .intervals
+                    .last()
+                    .map(|interval| interval.logical_date());
                 rows.extend(plan.intervals.into_iter().map(|interval| Row {
                     dag_id: dag.dag_id.clone(),
                     version_id: dag.version_id,
@@ -147,12 +176,14 @@ impl Store {
         self.start_runs(&mut transaction, &dags, &mut step).await?;
         self.finish(&mut transaction, &mut step).await?;
         transaction.commit().await?;
-        Ok((due.len(), step.effects()))
+        Ok(step.effects())
     }
 
     /// The error for a DAG id that is not there, with the nearest that is.
     pub(super) async fn unknown_dag(&self, dag_id: DagId) -> Result<Error, Error> {
-        let known = sqlx::query_file_scalar!("src/store/queries/list_dag_ids.sql").fetch_all(&self.people).await?;
+        let known = sqlx::query_file_scalar!("src/store/queries/list_dag_ids.sql")
+            .fetch_all(&self.people)
+            .await?;
         let nearest = known
             .into_iter()
             .map(|known| (strsim::jaro_winkler(known.as_str(), dag_id.as_str()), known))
@@ -187,12 +218,18 @@ async fn create_runs(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let dags: Vec<String> = rows.iter().map(|row| row.dag_id.as_str().to_owned()).collect();
+    let dags: Vec<String> = rows
+        .iter()
+        .map(|row| row.dag_id.as_str().to_owned())
+        .collect();
     let versions: Vec<i64> = rows.iter().map(|row| row.version_id.0).collect();
     let logical_dates: Vec<DateTime<Utc>> = rows.iter().map(|row| row.logical_date).collect();
     let starts: Vec<DateTime<Utc>> = rows.iter().map(|row| row.data_interval_start).collect();
     let ends: Vec<DateTime<Utc>> = rows.iter().map(|row| row.data_interval_end).collect();
-    let params: Vec<Value> = rows.iter().map(|row| super::text::storable_value(&row.params)).collect();
+    let params: Vec<Value> = rows
+        .iter()
+        .map(|row| super::text::storable_value(&row.params))
+        .collect();
     let made = sqlx::query_file!(
         "src/store/queries/create_runs.sql",
         &dags,

@@ -73,6 +73,21 @@ pub struct Settled {
     pub closed: Vec<(RunId, RunState)>,
     /// What is left for others.
     pub effects: Effects,
+    made_ready: usize,
+    touched_queued: bool,
+}
+
+impl Settled {
+    pub(super) fn new(refused: BTreeSet<InstanceId>, step: Step) -> Self {
+        Self {
+            effects: step.effects(),
+            refused: refused.into_iter().collect(),
+            claimed: Vec::new(),
+            closed: step.closed,
+            made_ready: step.made_ready,
+            touched_queued: step.touched_queued,
+        }
+    }
 }
 
 /// What becomes of an execution: the columns of its row.
@@ -131,7 +146,10 @@ pub(super) struct Step {
 impl Step {
     pub(super) fn effects(&self) -> Effects {
         let work = self.made_ready > 0 || self.touched_queued;
-        self.effects.and(Effects { work, ..Effects::default() })
+        self.effects.and(Effects {
+            work,
+            ..Effects::default()
+        })
     }
 
     pub(super) fn knows(&mut self, run_id: RunId, version_id: VersionId) {
@@ -140,62 +158,67 @@ impl Step {
 }
 
 impl Store {
-    /// Settles a batch in one transaction, and claims for `appetite` in the same one. An execution whose fence does
-    /// not hold is refused and changes nothing. Calling it again with the same batch after a lost answer is harmless:
-    /// what was recorded then is not refused now.
+    /// Settles a batch in one transaction. An execution whose fence does not hold is refused and changes nothing.
+    /// Calling it again with the same batch after a lost answer is harmless: what was recorded then is not refused now.
     ///
     /// # Errors
     /// Postgres refused or cannot be reached; nothing is known about the batch then.
-    pub async fn settle(&self, batch: &[Ended], appetite: Option<Appetite<'_>>) -> Result<Settled, Error> {
+    pub async fn settle(&self, batch: &[Ended]) -> Result<Settled, Error> {
         let mut transaction = self.engine.begin().await?;
-        let mut step = Step::default();
-        let mut refused = self.settle_by(&mut transaction, batch, &mut step).await?;
-        if !refused.is_empty() {
-            self.forgive_recorded(&mut transaction, batch, &mut refused).await?;
-        }
-        let claimed = match appetite {
-            Some(appetite) => self.claim_by(&mut transaction, appetite).await?,
-            None => Vec::new(),
-        };
+        let settled = self.settle_in(&mut transaction, batch).await?;
         transaction.commit().await?;
-        let mut effects = step.effects();
-        if step.made_ready <= claimed.len() && !step.touched_queued {
-            effects.work = false;
+        Ok(settled)
+    }
+
+    /// [`Store::settle`], and a claim for the freed slots in the same transaction.
+    ///
+    /// # Errors
+    /// As there; what a lost answer claimed is found by [`Store::held_by`].
+    pub async fn settle_and_claim(
+        &self,
+        batch: &[Ended],
+        appetite: Appetite<'_>,
+    ) -> Result<Settled, Error> {
+        let mut transaction = self.engine.begin().await?;
+        let mut settled = self.settle_in(&mut transaction, batch).await?;
+        settled.claimed = self.claim_by(&mut transaction, appetite).await?;
+        transaction.commit().await?;
+        // What was made claimable here was claimed here: nobody else needs to wake up for it.
+        settled.effects.work &=
+            settled.made_ready > settled.claimed.len() || settled.touched_queued;
+        Ok(settled)
+    }
+
+    async fn settle_in(
+        &self,
+        connection: &mut PgConnection,
+        batch: &[Ended],
+    ) -> Result<Settled, Error> {
+        let mut step = Step::default();
+        let mut refused = self.settle_by(connection, batch, &mut step).await?;
+        if !refused.is_empty() {
+            self.forgive_recorded(connection, batch, &mut refused)
+                .await?;
         }
-        Ok(Settled { refused: refused.into_iter().collect(), claimed, closed: step.closed, effects })
+        Ok(Settled::new(refused, step))
     }
 
     /// Records a failure in place of a result that Postgres refuses to store, without anything it brought along.
     ///
     /// # Errors
     /// Postgres refused that as well, or cannot be reached.
-    pub async fn settle_unstorable(&self, ended: &Ended, failure: &Failure) -> Result<Settled, Error> {
-        let Execution {
-            instance_id,
-            run_id,
-            version_id,
-            ordinal,
-            worker_id,
-            epoch,
-            tries,
-            tries_allowed,
-            lost,
-            continues,
-        } = ended.execution;
-        let execution = Execution {
-            instance_id,
-            run_id,
-            version_id,
-            ordinal,
-            worker_id,
-            epoch,
-            tries,
-            tries_allowed,
-            lost,
-            continues,
+    pub async fn settle_unstorable(
+        &self,
+        ended: &Ended,
+        failure: &Failure,
+    ) -> Result<Settled, Error> {
+        let in_its_place = Ended {
+            execution: ended.execution.same(),
+            ending: Ending::Failed(failure.clone()),
+            lines: Vec::new(),
+            rendered: None,
         };
-        let ending = Ending::Failed(failure.clone());
-        self.settle(&[Ended { execution, ending, lines: Vec::new(), rendered: None }], None).await
+        self.settle(&[in_its_place]).await
     }
 
     /// Takes those out of `refused` that an earlier call recorded whose answer was lost.
@@ -205,15 +228,25 @@ impl Store {
         batch: &[Ended],
         refused: &mut BTreeSet<InstanceId>,
     ) -> Result<(), Error> {
-        let doubtful =
-            || batch.iter().map(|ended| &ended.execution).filter(|execution| refused.contains(&execution.instance_id));
-        let instances: Vec<i64> = doubtful().map(|execution| execution.instance_id.0).collect();
+        let doubtful = || {
+            batch
+                .iter()
+                .map(|ended| &ended.execution)
+                .filter(|execution| refused.contains(&execution.instance_id))
+        };
+        let instances: Vec<i64> = doubtful()
+            .map(|execution| execution.instance_id.0)
+            .collect();
         let epochs: Vec<i32> = doubtful().map(|execution| execution.epoch).collect();
         let workers: Vec<i64> = doubtful().map(|execution| execution.worker_id.0).collect();
-        let recorded =
-            sqlx::query_file_scalar!("src/store/queries/read_recorded.sql", &instances, &epochs, &workers)
-                .fetch_all(connection)
-                .await?;
+        let recorded = sqlx::query_file_scalar!(
+            "src/store/queries/read_recorded.sql",
+            &instances,
+            &epochs,
+            &workers
+        )
+        .fetch_all(connection)
+        .await?;
         for instance_id in recorded {
             refused.remove(&instance_id);
         }
@@ -232,12 +265,19 @@ impl Store {
         }
         let mut next = Vec::with_capacity(batch.len());
         for ended in batch {
-            let dag = self.definition_by(connection, ended.execution.version_id).await?;
+            let dag = self
+                .definition_by(connection, ended.execution.version_id)
+                .await?;
             next.push(what_next(ended, task_at(&dag, ended.execution.ordinal)));
         }
         self.lock_runs_of(connection, batch, step).await?;
         let accepted = write_outcomes(connection, batch, &next).await?;
-        let accepted_now = || batch.iter().zip(&next).filter(|(ended, _)| accepted.contains(&ended.execution.instance_id));
+        let accepted_now = || {
+            batch
+                .iter()
+                .zip(&next)
+                .filter(|(ended, _)| accepted.contains(&ended.execution.instance_id))
+        };
 
         write_attachments(connection, batch).await?;
         write_sleepers(connection, accepted_now()).await?;
@@ -272,7 +312,9 @@ impl Store {
     ) -> Result<(), Error> {
         let runs: BTreeSet<i64> = batch.iter().map(|ended| ended.execution.run_id.0).collect();
         let runs: Vec<i64> = runs.into_iter().collect();
-        let locked = sqlx::query_file!("src/store/queries/lock_runs.sql", &runs).fetch_all(connection).await?;
+        let locked = sqlx::query_file!("src/store/queries/lock_runs.sql", &runs)
+            .fetch_all(connection)
+            .await?;
         for run in locked {
             step.knows(run.run_id, run.version_id);
         }
@@ -342,32 +384,54 @@ impl Store {
                 | TaskState::UpstreamFailed
                 | TaskState::Cancelled => continue,
             }
-            let version_id = *step.versions.get(&row.run_id).expect("every run of a step is locked and noted first");
+            let version_id = *step
+                .versions
+                .get(&row.run_id)
+                .expect("every run of a step is locked and noted first");
             let dag = self.definition_by(connection, version_id).await?;
             let task = task_at(&dag, row.ordinal);
-            let state = match trigger_rule::decide(task.trigger_rule, &upstream(task.upstream.len(), row)) {
+            let state = match trigger_rule::decide(
+                task.trigger_rule,
+                &upstream(task.upstream.len(), row),
+            ) {
                 Verdict::Wait { .. } => continue,
                 Verdict::Run { .. } => TaskState::Queued,
                 Verdict::Skip { .. } => TaskState::Skipped,
                 Verdict::UpstreamFailed { .. } => TaskState::UpstreamFailed,
             };
-            promoted.push(Final { run_id: row.run_id, version_id, ordinal: row.ordinal, state });
+            promoted.push(Final {
+                run_id: row.run_id,
+                version_id,
+                ordinal: row.ordinal,
+                state,
+            });
         }
         write_promotions(connection, &promoted).await?;
-        let finals: Vec<_> = promoted.into_iter().filter(|one| one.state.is_final() || { step.made_ready += 1; false }).collect();
+        let (finals, queued): (Vec<_>, Vec<_>) =
+            promoted.into_iter().partition(|one| one.state.is_final());
+        step.made_ready += queued.len();
         Ok(finals)
     }
 
     /// Subtracts what finished from the runs, closes those at zero, and starts the next runs of their DAGs.
-    pub(super) async fn finish(&self, connection: &mut PgConnection, step: &mut Step) -> Result<(), Error> {
+    pub(super) async fn finish(
+        &self,
+        connection: &mut PgConnection,
+        step: &mut Step,
+    ) -> Result<(), Error> {
         while !step.finished.is_empty() {
             let finished = std::mem::take(&mut step.finished);
             let runs: Vec<i64> = finished.keys().map(|run_id| run_id.0).collect();
             let counts: Vec<i32> = finished.values().map(|(finished, _)| *finished).collect();
             let failures: Vec<i32> = finished.values().map(|(_, failures)| *failures).collect();
-            let rows = sqlx::query_file!("src/store/queries/count_down_runs.sql", &runs, &counts, &failures)
-                .fetch_all(&mut *connection)
-                .await?;
+            let rows = sqlx::query_file!(
+                "src/store/queries/count_down_runs.sql",
+                &runs,
+                &counts,
+                &failures
+            )
+            .fetch_all(&mut *connection)
+            .await?;
             let mut dags = BTreeSet::new();
             for run in rows {
                 if run.state.is_final() {
@@ -391,9 +455,12 @@ impl Store {
             return Ok(());
         }
         let dags: Vec<String> = dags.iter().map(|dag| dag.as_str().to_owned()).collect();
-        sqlx::query_file_scalar!("src/store/queries/lock_dags.sql", &dags).fetch_all(&mut *connection).await?;
-        let started =
-            sqlx::query_file!("src/store/queries/start_runs.sql", &dags).fetch_all(&mut *connection).await?;
+        sqlx::query_file_scalar!("src/store/queries/lock_dags.sql", &dags)
+            .fetch_all(&mut *connection)
+            .await?;
+        let started = sqlx::query_file!("src/store/queries/start_runs.sql", &dags)
+            .fetch_all(&mut *connection)
+            .await?;
         let mut counters = Vec::new();
         for run in &started {
             step.knows(run.run_id, run.version_id);
@@ -418,7 +485,9 @@ impl Store {
 }
 
 fn upstream(total: usize, row: &Counters) -> Upstream {
-    let count = |number: i32| u32::try_from(number).expect("a constraint keeps counters from being negative");
+    let count = |number: i32| {
+        u32::try_from(number).expect("a constraint keeps counters from being negative")
+    };
     Upstream {
         total: u32::try_from(total).unwrap_or(u32::MAX),
         pending: count(row.pending),
@@ -437,17 +506,36 @@ fn what_next(ended: &Ended, task: &crate::model::Task) -> Next {
         resume: None,
         tries: execution.tries,
         lost: 0,
-        history: Some(History { outcome: Some(outcome), reason, hint: None, failure_class: None, exit_code: None }),
+        history: Some(History {
+            outcome: Some(outcome),
+            reason,
+            hint: None,
+            failure_class: None,
+            exit_code: None,
+        }),
         output: None,
     };
     // A try that begins again from its start was not begun; one that goes on after a sleep was begun long ago.
-    let tries_before = if execution.continues { execution.tries } else { execution.tries - 1 };
+    let tries_before = if execution.continues {
+        execution.tries
+    } else {
+        execution.tries - 1
+    };
     match &ended.ending {
-        Ending::Success { output } => {
-            Next { output: Some(storable_value(output)), ..plain(TaskState::Success, TryOutcome::Success, None) }
-        }
-        Ending::Skipped { reason } => plain(TaskState::Skipped, TryOutcome::Skipped, Some(reason.clone())),
-        Ending::Sleep { wake_after, reason, resume } => Next {
+        Ending::Success { output } => Next {
+            output: Some(storable_value(output)),
+            ..plain(TaskState::Success, TryOutcome::Success, None)
+        },
+        Ending::Skipped { reason } => plain(
+            TaskState::Skipped,
+            TryOutcome::Skipped,
+            Some(reason.clone()),
+        ),
+        Ending::Sleep {
+            wake_after,
+            reason,
+            resume,
+        } => Next {
             state: TaskState::Sleeping,
             sleep: Some((SleepReason::Deferred, *wake_after, reason.clone())),
             resume: Some(storable_value(resume)),
@@ -493,20 +581,31 @@ fn what_next(ended: &Ended, task: &crate::model::Task) -> Next {
             let (state, tries, sleep) = match decision {
                 Decision::Fail { .. } => (TaskState::Failed, execution.tries, None),
                 Decision::Again => (TaskState::Queued, tries_before, None),
-                Decision::Retry { after } => {
-                    (TaskState::Sleeping, execution.tries, Some((SleepReason::Retry, after, failure.message.clone())))
-                }
+                Decision::Retry { after } => (
+                    TaskState::Sleeping,
+                    execution.tries,
+                    Some((SleepReason::Retry, after, failure.message.clone())),
+                ),
             };
-            Next { state, sleep, resume: None, tries, lost: i32::from(is_lost), history: Some(history), output: None }
+            Next {
+                state,
+                sleep,
+                resume: None,
+                tries,
+                lost: i32::from(is_lost),
+                history: Some(history),
+                output: None,
+            }
         }
     }
 }
 
 fn outcome_of(class: FailureClass) -> TryOutcome {
     match class {
-        FailureClass::Retryable | FailureClass::Permanent | FailureClass::Panic | FailureClass::Killed => {
-            TryOutcome::Failed
-        }
+        FailureClass::Retryable
+        | FailureClass::Permanent
+        | FailureClass::Panic
+        | FailureClass::Killed => TryOutcome::Failed,
         FailureClass::Timeout => TryOutcome::Timeout,
         FailureClass::Lost => TryOutcome::Lost,
         FailureClass::Cancelled => TryOutcome::Cancelled,
@@ -533,22 +632,34 @@ async fn write_outcomes(
     let executions = || batch.iter().map(|ended| &ended.execution);
     let histories = || next.iter().map(|next| next.history.as_ref());
     let text = |text: &Option<String>| text.as_deref().map(|text| storable(text).into_owned());
-    let instances: Vec<i64> = executions().map(|execution| execution.instance_id.0).collect();
+    let instances: Vec<i64> = executions()
+        .map(|execution| execution.instance_id.0)
+        .collect();
     let epochs: Vec<i32> = executions().map(|execution| execution.epoch).collect();
-    let workers: Vec<i64> = executions().map(|execution| execution.worker_id.0).collect();
+    let workers: Vec<i64> = executions()
+        .map(|execution| execution.worker_id.0)
+        .collect();
     let states: Vec<TaskState> = next.iter().map(|next| next.state).collect();
-    let sleeps: Vec<Option<SleepReason>> =
-        next.iter().map(|next| next.sleep.as_ref().map(|(reason, _, _)| *reason)).collect();
+    let sleeps: Vec<Option<SleepReason>> = next
+        .iter()
+        .map(|next| next.sleep.as_ref().map(|(reason, _, _)| *reason))
+        .collect();
     let tries: Vec<i32> = next.iter().map(|next| next.tries).collect();
     let lost: Vec<i32> = next.iter().map(|next| next.lost).collect();
     let outcomes: Vec<Option<TryOutcome>> = histories().map(|history| history?.outcome).collect();
     let reasons: Vec<Option<String>> = histories().map(|history| text(&history?.reason)).collect();
     let hints: Vec<Option<String>> = histories().map(|history| text(&history?.hint)).collect();
-    let classes: Vec<Option<&str>> = histories().map(|history| history?.failure_class.map(class_name)).collect();
+    let classes: Vec<Option<&str>> = histories()
+        .map(|history| history?.failure_class.map(class_name))
+        .collect();
     let exit_codes: Vec<Option<i32>> = histories().map(|history| history?.exit_code).collect();
     let outputs: Vec<Option<Value>> = next
         .iter()
-        .map(|next| next.output.clone().filter(|output| output.as_object().is_none_or(|output| !output.is_empty())))
+        .map(|next| {
+            next.output
+                .clone()
+                .filter(|output| output.as_object().is_none_or(|output| !output.is_empty()))
+        })
         .collect();
     let try_numbers: Vec<i32> = executions().map(|execution| execution.tries).collect();
     let recorded: Vec<bool> = histories().map(|history| history.is_some()).collect();
@@ -582,7 +693,11 @@ async fn write_attachments(connection: &mut PgConnection, batch: &[Ended]) -> Re
     let rendered: Vec<_> = batch
         .iter()
         .filter_map(|ended| {
-            Some((ended.execution.instance_id, ended.execution.tries, ended.rendered.as_ref()?))
+            Some((
+                ended.execution.instance_id,
+                ended.execution.tries,
+                ended.rendered.as_ref()?,
+            ))
         })
         .collect();
     super::log::upsert_rendered(connection, &rendered).await
@@ -632,13 +747,21 @@ async fn forget_resumes<'a>(
                 && match next.state {
                     TaskState::Queued => false,
                     TaskState::Sleeping => next.resume.is_none(),
-                    _ended => true,
+                    TaskState::Waiting
+                    | TaskState::Running
+                    | TaskState::Success
+                    | TaskState::Failed
+                    | TaskState::Skipped
+                    | TaskState::UpstreamFailed
+                    | TaskState::Cancelled => true,
                 }
         })
         .map(|(ended, _)| ended.execution.instance_id.0)
         .collect();
     if !over.is_empty() {
-        sqlx::query_file!("src/store/queries/delete_resumes.sql", &over).execute(connection).await?;
+        sqlx::query_file!("src/store/queries/delete_resumes.sql", &over)
+            .execute(connection)
+            .await?;
     }
     Ok(())
 }
@@ -648,23 +771,40 @@ async fn requeue<'a>(
     accepted: impl Iterator<Item = (&'a Ended, &'a Next)>,
     step: &mut Step,
 ) -> Result<(), Error> {
-    let again: Vec<&Execution> =
-        accepted.filter(|(_, next)| next.state == TaskState::Queued).map(|(ended, _)| &ended.execution).collect();
+    let again: Vec<&Execution> = accepted
+        .filter(|(_, next)| next.state == TaskState::Queued)
+        .map(|(ended, _)| &ended.execution)
+        .collect();
     if again.is_empty() {
         return Ok(());
     }
     step.made_ready += again.len();
-    let instances: Vec<i64> = again.iter().map(|execution| execution.instance_id.0).collect();
+    let instances: Vec<i64> = again
+        .iter()
+        .map(|execution| execution.instance_id.0)
+        .collect();
     let runs: Vec<i64> = again.iter().map(|execution| execution.run_id.0).collect();
-    let versions: Vec<i64> = again.iter().map(|execution| execution.version_id.0).collect();
+    let versions: Vec<i64> = again
+        .iter()
+        .map(|execution| execution.version_id.0)
+        .collect();
     let ordinals: Vec<i32> = again.iter().map(|execution| execution.ordinal).collect();
-    sqlx::query_file!("src/store/queries/insert_ready.sql", &instances, &runs, &versions, &ordinals)
-        .execute(connection)
-        .await?;
+    sqlx::query_file!(
+        "src/store/queries/insert_ready.sql",
+        &instances,
+        &runs,
+        &versions,
+        &ordinals
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
-async fn count_outcomes(connection: &mut PgConnection, finals: &[Final]) -> Result<Vec<Counters>, Error> {
+async fn count_outcomes(
+    connection: &mut PgConnection,
+    finals: &[Final],
+) -> Result<Vec<Counters>, Error> {
     let (runs, versions, ordinals, states) = columns(finals);
     Ok(sqlx::query_file_as!(
         Counters,

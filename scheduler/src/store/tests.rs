@@ -37,11 +37,23 @@ async fn register(store: &Store, name: &str) -> WorkerId {
 }
 
 async fn claim(store: &Store, worker_id: WorkerId, slots: usize) -> Vec<Claimed> {
-    store.claim(Appetite { worker_id, queues: &queues(), slots }).await.unwrap()
+    store
+        .claim(Appetite {
+            worker_id,
+            queues: &queues(),
+            slots,
+        })
+        .await
+        .unwrap()
 }
 
 fn ended(claimed: Claimed, ending: Ending) -> Ended {
-    Ended { execution: claimed.execution, ending, lines: Vec::new(), rendered: None }
+    Ended {
+        execution: claimed.execution,
+        ending,
+        lines: Vec::new(),
+        rendered: None,
+    }
 }
 
 fn success() -> Ending {
@@ -49,31 +61,54 @@ fn success() -> Ending {
 }
 
 async fn sql(store: &Store, statement: String) -> u64 {
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&store.people).await.unwrap().rows_affected()
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&store.people)
+        .await
+        .unwrap()
+        .rows_affected()
 }
 
 async fn number(store: &Store, query: &'static str) -> i64 {
-    sqlx::query_scalar(query).fetch_one(&store.people).await.unwrap()
+    sqlx::query_scalar(query)
+        .fetch_one(&store.people)
+        .await
+        .unwrap()
 }
 
 async fn expire(store: &Store, worker: WorkerId) {
-    sql(store, format!("update worker set lease_until = now() - interval '1 hour' where worker_id = {worker}")).await;
+    sql(
+        store,
+        format!(
+            "update worker set lease_until = now() - interval '1 hour' where worker_id = {worker}"
+        ),
+    )
+    .await;
 }
 
 /// Limits a pool as its settings would.
 pub(crate) async fn limit_pool(store: &Store, pool: &str, slots: i32) {
-    sql(store, format!("update pool set slots = {slots} where pool = '{pool}'")).await;
+    sql(
+        store,
+        format!("update pool set slots = {slots} where pool = '{pool}'"),
+    )
+    .await;
     store.note_pools_have_limits(true);
 }
 
 /// Lets every lease be over.
 pub(crate) async fn expire_workers(store: &Store) {
-    sql(store, "update worker set lease_until = now() - interval '1 hour'".to_owned()).await;
+    sql(
+        store,
+        "update worker set lease_until = now() - interval '1 hour'".to_owned(),
+    )
+    .await;
 }
 
 /// Cuts every connection to a database but the one that does it; returns how many.
 pub(crate) async fn cut_connections(url: &str) -> usize {
-    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(url).await.unwrap();
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(url)
+        .await
+        .unwrap();
     let cut: Vec<bool> = sqlx::query_scalar(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
     )
@@ -81,30 +116,6 @@ pub(crate) async fn cut_connections(url: &str) -> usize {
     .await
     .unwrap();
     cut.len()
-}
-
-/// How long runs took, from what is stored: from the first run's making to the last one's end.
-pub(crate) async fn timing(store: &Store, runs: &[RunId]) -> serde_json::Value {
-    let runs: Vec<i64> = runs.iter().map(|run| run.0).collect();
-    sqlx::query_scalar(
-        "select to_jsonb(t) from (
-            select count(*) as tasks,
-                round(extract(epoch from max(r.finished_at) - min(r.created_at)) * 1000, 2) as wall_ms,
-                round(count(*) / extract(epoch from max(r.finished_at) - min(r.created_at))) as tasks_per_s,
-                (select round((percentile_cont(0.5) within group (order by extract(epoch from d.started_at - h.finished_at)) * 1000)::numeric, 2)
-                    from task_instance u join run x using (run_id) join edge e on e.version_id = x.version_id and e.upstream = u.ordinal
-                    join task_instance d on d.run_id = u.run_id and d.ordinal = e.downstream
-                    join try h on h.instance_id = u.instance_id where u.run_id = any($1)) as hop_p50_ms,
-                (select round((percentile_cont(0.99) within group (order by extract(epoch from d.started_at - h.finished_at)) * 1000)::numeric, 2)
-                    from task_instance u join run x using (run_id) join edge e on e.version_id = x.version_id and e.upstream = u.ordinal
-                    join task_instance d on d.run_id = u.run_id and d.ordinal = e.downstream
-                    join try h on h.instance_id = u.instance_id where u.run_id = any($1)) as hop_p99_ms
-            from run r join task_instance i using (run_id) where r.run_id = any($1)) t",
-    )
-    .bind(runs)
-    .fetch_one(&store.people)
-    .await
-    .unwrap()
 }
 
 /// What must hold between any two transactions.
@@ -142,7 +153,10 @@ async fn check_invariants(store: &Store) {
             where s.wake_at is null or i.sleeps is null)",
     )
     .await;
-    assert_eq!(wrong_ready, 0, "what may be claimed is what is queued, what wakes is what sleeps");
+    assert_eq!(
+        wrong_ready, 0,
+        "what may be claimed is what is queued, what wakes is what sleeps"
+    );
     let held = number(
         store,
         "select count(*) from pool_use u left join task_instance i using (instance_id) where i.state is distinct from 'running'",
@@ -164,10 +178,18 @@ async fn a_chain_runs_through_without_a_scheduler() {
         assert_eq!(claimed[0].task().id.as_str(), expected);
         check_invariants(&store).await;
         let batch = [ended(claimed.pop().unwrap(), success())];
-        let appetite = Appetite { worker_id: worker, queues: &queues(), slots: 8 };
-        let settled = store.settle(&batch, Some(appetite)).await.unwrap();
+        let appetite = Appetite {
+            worker_id: worker,
+            queues: &queues(),
+            slots: 8,
+        };
+        let settled = store.settle_and_claim(&batch, appetite).await.unwrap();
         assert!(settled.refused.is_empty());
-        assert_eq!(settled.effects, Effects::default(), "nothing is left for others");
+        assert_eq!(
+            settled.effects,
+            Effects::default(),
+            "nothing is left for others"
+        );
         claimed = settled.claimed;
     }
     assert_eq!(run_state(&store, run).await, RunState::Success);
@@ -185,11 +207,17 @@ async fn fan_in_promotes_once_though_two_upstream_finish_together() {
         let two = register(&store, "two").await;
         let first = [ended(claim(&store, one, 1).await.pop().unwrap(), success())];
         let second = [ended(claim(&store, two, 1).await.pop().unwrap(), success())];
-        let (first, second) = tokio::join!(store.settle(&first, None), store.settle(&second, None));
-        assert!(first.unwrap().effects.work ^ second.unwrap().effects.work, "round {round}");
+        let (first, second) = tokio::join!(store.settle(&first), store.settle(&second));
+        assert!(
+            first.unwrap().effects.work ^ second.unwrap().effects.work,
+            "round {round}"
+        );
         let mut joined = claim(&store, one, 8).await;
         assert_eq!(joined.len(), 1, "round {round}");
-        store.settle(&[ended(joined.pop().unwrap(), success())], None).await.unwrap();
+        store
+            .settle(&[ended(joined.pop().unwrap(), success())])
+            .await
+            .unwrap();
         check_invariants(&store).await;
     }
 }
@@ -207,23 +235,40 @@ async fn a_lost_lease_cannot_complete() {
     assert!(reaped.effects.work);
     check_invariants(&store).await;
 
-    assert_eq!(store.renew(zombie, Duration::from_secs(30), &[]).await.unwrap(), None, "it learns that it is over");
-    assert!(claim(&store, zombie, 1).await.is_empty(), "and claims nothing more");
+    assert_eq!(
+        store
+            .renew(zombie, Duration::from_secs(30), &[])
+            .await
+            .unwrap(),
+        None,
+        "it learns that it is over"
+    );
+    assert!(
+        claim(&store, zombie, 1).await.is_empty(),
+        "and claims nothing more"
+    );
     let healthy = register(&store, "healthy").await;
     let again = claim(&store, healthy, 1).await.pop().unwrap();
-    assert_eq!((again.execution.tries, again.execution.epoch), (1, 2), "a lost execution costs no try");
+    assert_eq!(
+        (again.execution.tries, again.execution.epoch),
+        (1, 2),
+        "a lost execution costs no try"
+    );
 
-    let settled = store.settle(&[late], None).await.unwrap();
+    let settled = store.settle(&[late]).await.unwrap();
     assert_eq!(settled.refused, [again.execution.instance_id]);
     assert_eq!(states(&store, run).await["a"], TaskState::Running);
     assert_eq!(states(&store, run).await["b"], TaskState::Waiting);
     let instance = again.execution.instance_id;
-    store.settle(&[ended(again, success())], None).await.unwrap();
+    store.settle(&[ended(again, success())]).await.unwrap();
     let tries = store.tries(instance).await.unwrap();
-    assert_eq!(tries.iter().map(|row| row.outcome).collect::<Vec<_>>(), [
-        Some(crate::model::TryOutcome::Lost),
-        Some(crate::model::TryOutcome::Success)
-    ]);
+    assert_eq!(
+        tries.iter().map(|row| row.outcome).collect::<Vec<_>>(),
+        [
+            Some(crate::model::TryOutcome::Lost),
+            Some(crate::model::TryOutcome::Success)
+        ]
+    );
 }
 
 #[tokio::test]
@@ -250,15 +295,29 @@ async fn a_settle_whose_answer_was_lost_is_not_refused_the_second_time() {
     publish(&store, &chain).await;
     trigger(&store, &chain).await;
     let worker = register(&store, "one").await;
-    let batch = [ended(claim(&store, worker, 1).await.pop().unwrap(), success())];
-    let appetite = Appetite { worker_id: worker, queues: &queues(), slots: 1 };
-    let lost_answer = store.settle(&batch, Some(appetite)).await.unwrap();
+    let batch = [ended(
+        claim(&store, worker, 1).await.pop().unwrap(),
+        success(),
+    )];
+    let appetite = Appetite {
+        worker_id: worker,
+        queues: &queues(),
+        slots: 1,
+    };
+    let lost_answer = store.settle_and_claim(&batch, appetite).await.unwrap();
     assert_eq!(lost_answer.claimed.len(), 1);
-    let again = store.settle(&batch, None).await.unwrap();
+    let again = store.settle(&batch).await.unwrap();
     assert!(again.refused.is_empty());
     let held = store.held_by(worker).await.unwrap();
-    assert_eq!(held.len(), 1, "what the lost answer claimed is found by reading");
-    assert_eq!(held[0].execution.instance_id, lost_answer.claimed[0].execution.instance_id);
+    assert_eq!(
+        held.len(),
+        1,
+        "what the lost answer claimed is found by reading"
+    );
+    assert_eq!(
+        held[0].execution.instance_id,
+        lost_answer.claimed[0].execution.instance_id
+    );
     check_invariants(&store).await;
 }
 
@@ -271,18 +330,29 @@ async fn a_retry_sleeps_then_runs() {
     let run = trigger(&store, &single).await;
     let worker = register(&store, "one").await;
     let first = claim(&store, worker, 1).await.pop().unwrap();
-    let settled =
-        store.settle(&[ended(first, Ending::Failed(Failure::retryable("not yet")))], None).await.unwrap();
+    let settled = store
+        .settle(&[ended(first, Ending::Failed(Failure::retryable("not yet")))])
+        .await
+        .unwrap();
     assert!(settled.effects.deadline);
     let row = &store.instances(run).await.unwrap()[0];
-    assert_eq!((row.state, row.sleep_reason), (TaskState::Sleeping, Some(crate::model::SleepReason::Retry)));
+    assert_eq!(
+        (row.state, row.sleep_reason),
+        (TaskState::Sleeping, Some(crate::model::SleepReason::Retry))
+    );
     assert_eq!(row.reason.as_deref(), Some("not yet"));
-    assert!(!store.wake(TimeDelta::zero()).await.unwrap().work, "not before its time");
+    assert!(
+        !store.wake(TimeDelta::zero()).await.unwrap().work,
+        "not before its time"
+    );
     check_invariants(&store).await;
     assert!(store.wake(DAY).await.unwrap().work);
     let second = claim(&store, worker, 1).await.pop().unwrap();
     assert_eq!(second.execution.tries, 2);
-    store.settle(&[ended(second, Ending::Failed(Failure::retryable("never")))], None).await.unwrap();
+    store
+        .settle(&[ended(second, Ending::Failed(Failure::retryable("never")))])
+        .await
+        .unwrap();
     assert_eq!(run_state(&store, run).await, RunState::Failed);
     check_invariants(&store).await;
 }
@@ -298,31 +368,44 @@ async fn a_task_that_sleeps_goes_on_with_the_same_try_and_what_it_left() {
     for step in 0..3 {
         let claimed = claim(&store, worker, 1).await.pop().unwrap();
         assert_eq!(claimed.execution.tries, 1);
-        assert_eq!(claimed.resume, (step > 0).then(|| json!({ "step": step - 1 })));
+        assert_eq!(
+            claimed.resume,
+            (step > 0).then(|| json!({ "step": step - 1 }))
+        );
         let ending = if step == 1 && !lost {
             // Given back in between: it still goes on from what it left.
             lost = true;
-            store.settle(&[ended(claimed, Ending::GivenBack)], None).await.unwrap();
+            store
+                .settle(&[ended(claimed, Ending::GivenBack)])
+                .await
+                .unwrap();
             let again = claim(&store, worker, 1).await.pop().unwrap();
-            assert_eq!((again.execution.tries, again.resume.clone()), (1, Some(json!({ "step": 0 }))));
-            store.settle(&[ended(again, sleep(step))], None).await.unwrap();
+            assert_eq!(
+                (again.execution.tries, again.resume.clone()),
+                (1, Some(json!({ "step": 0 })))
+            );
+            store.settle(&[ended(again, sleep(step))]).await.unwrap();
             store.wake(DAY).await.unwrap();
             continue;
         } else {
             sleep(step)
         };
-        store.settle(&[ended(claimed, ending)], None).await.unwrap();
+        store.settle(&[ended(claimed, ending)]).await.unwrap();
         check_invariants(&store).await;
         store.wake(DAY).await.unwrap();
     }
     let last = claim(&store, worker, 1).await.pop().unwrap();
-    store.settle(&[ended(last, success())], None).await.unwrap();
+    store.settle(&[ended(last, success())]).await.unwrap();
     assert_eq!(run_state(&store, run).await, RunState::Success);
     assert_eq!(number(&store, "select count(*) from resume").await, 0);
 }
 
 fn sleep(step: i32) -> Ending {
-    Ending::Sleep { wake_after: Duration::from_secs(60), reason: "later".to_owned(), resume: json!({ "step": step }) }
+    Ending::Sleep {
+        wake_after: Duration::from_secs(60),
+        reason: "later".to_owned(),
+        resume: json!({ "step": step }),
+    }
 }
 
 #[tokio::test]
@@ -336,48 +419,112 @@ async fn a_cancelled_run_is_final_and_its_worker_hears_of_it() {
     assert_eq!(run_state(&store, next).await, RunState::Queued);
     let worker = register(&store, "one").await;
     let running = claim(&store, worker, 1).await.pop().unwrap();
-    assert_eq!(store.cancel_run(run, "ada").await.unwrap(), RunState::Cancelled);
+    assert_eq!(
+        store.cancel_run(run, "ada").await.unwrap(),
+        RunState::Cancelled
+    );
     check_invariants(&store).await;
-    assert!(states(&store, run).await.values().all(|state| *state == TaskState::Cancelled));
-    assert_eq!(run_state(&store, next).await, RunState::Running, "its place goes to the next run");
+    assert!(
+        states(&store, run)
+            .await
+            .values()
+            .all(|state| *state == TaskState::Cancelled)
+    );
+    assert_eq!(
+        run_state(&store, next).await,
+        RunState::Running,
+        "its place goes to the next run"
+    );
     let held = [(running.execution.instance_id, running.execution.epoch)];
-    let renewed = store.renew(worker, Duration::from_secs(30), &held).await.unwrap().unwrap();
+    let renewed = store
+        .renew(worker, Duration::from_secs(30), &held)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(renewed.lost, [running.execution.instance_id]);
     let instance = running.execution.instance_id;
-    assert_eq!(store.settle(&[ended(running, success())], None).await.unwrap().refused, [instance]);
-    assert!(matches!(store.cancel_run(run, "ada").await, Err(Error::RunIsFinal { .. })));
-    assert_eq!(store.tries(instance).await.unwrap()[0].reason.as_deref(), Some("cancelled by ada"));
+    assert_eq!(
+        store
+            .settle(&[ended(running, success())])
+            .await
+            .unwrap()
+            .refused,
+        [instance]
+    );
+    assert!(matches!(
+        store.cancel_run(run, "ada").await,
+        Err(Error::RunIsFinal { .. })
+    ));
+    assert_eq!(
+        store.tries(instance).await.unwrap()[0].reason.as_deref(),
+        Some("cancelled by ada")
+    );
 }
 
 #[tokio::test]
 async fn clear_with_downstream_runs_again_and_keeps_history() {
     let (store, _) = fresh_store().await;
-    let mut diamond = dag("diamond", &[("a", &[]), ("b", &["a"]), ("c", &["a"]), ("d", &["b", "c"])]);
+    let mut diamond = dag(
+        "diamond",
+        &[("a", &[]), ("b", &["a"]), ("c", &["a"]), ("d", &["b", "c"])],
+    );
     diamond.tasks[1].retries = 1;
     publish(&store, &diamond).await;
     let run = trigger(&store, &diamond).await;
     let worker = register(&store, "one").await;
     run_all(&store, worker, |_| success()).await;
     assert_eq!(run_state(&store, run).await, RunState::Success);
-    let request = |selection, scope| ClearRequest { run_id: run, selection, scope, actor: "ada".to_owned() };
+    let request = |selection, scope| ClearRequest {
+        run_id: run,
+        selection,
+        scope,
+        actor: "ada".to_owned(),
+    };
     let b = vec![diamond.tasks[1].id.clone()];
-    let cleared =
-        store.clear(request(ClearSelection::Tasks(b.clone()), ClearScope::WithDownstream)).await.unwrap();
-    assert_eq!(cleared.tasks.iter().map(|task| task.as_str()).collect::<Vec<_>>(), ["b", "d"]);
+    let cleared = store
+        .clear(request(
+            ClearSelection::Tasks(b.clone()),
+            ClearScope::WithDownstream,
+        ))
+        .await
+        .unwrap();
+    assert_eq!(
+        cleared
+            .tasks
+            .iter()
+            .map(|task| task.as_str())
+            .collect::<Vec<_>>(),
+        ["b", "d"]
+    );
     check_invariants(&store).await;
     assert_eq!(run_state(&store, run).await, RunState::Running);
-    let active = store.clear(request(ClearSelection::Tasks(b), ClearScope::Only)).await;
+    let active = store
+        .clear(request(ClearSelection::Tasks(b), ClearScope::Only))
+        .await;
     assert!(matches!(active, Err(Error::TaskIsActive { .. })));
     let ran = run_all(&store, worker, |task| {
-        if task == "b" { Ending::Failed(Failure::permanent("broken")) } else { success() }
+        if task == "b" {
+            Ending::Failed(Failure::permanent("broken"))
+        } else {
+            success()
+        }
     })
     .await;
     assert_eq!(ran, ["b"]);
     assert_eq!(run_state(&store, run).await, RunState::Failed);
-    let row = store.instances(run).await.unwrap().into_iter().find(|row| row.task_id.as_str() == "b").unwrap();
+    let row = store
+        .instances(run)
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|row| row.task_id.as_str() == "b")
+        .unwrap();
     assert_eq!((row.tries, row.tries_allowed), (2, 3));
     assert_eq!(store.tries(row.instance_id).await.unwrap().len(), 2);
-    store.clear(request(ClearSelection::Failed, ClearScope::Only)).await.unwrap();
+    store
+        .clear(request(ClearSelection::Failed, ClearScope::Only))
+        .await
+        .unwrap();
     check_invariants(&store).await;
     assert_eq!(run_all(&store, worker, |_| success()).await, ["b", "d"]);
     assert_eq!(run_state(&store, run).await, RunState::Success);
@@ -401,7 +548,7 @@ async fn run_all(store: &Store, worker: WorkerId, ending: impl Fn(&str) -> Endin
                 ended(one, ending)
             })
             .collect();
-        store.settle(&batch, None).await.unwrap();
+        store.settle(&batch).await.unwrap();
     }
 }
 
@@ -409,7 +556,10 @@ async fn run_all(store: &Store, worker: WorkerId, ending: impl Fn(&str) -> Endin
 async fn a_pools_slots_are_never_exceeded_and_a_full_pool_delays_no_other() {
     let (store, _) = fresh_store().await;
     let names: Vec<String> = (0..12).map(|number| format!("task_{number}")).collect();
-    let tasks: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
+    let tasks: Vec<(&str, &[&str])> = names
+        .iter()
+        .map(|name| (name.as_str(), &[] as &[&str]))
+        .collect();
     let mut wide = dag("wide", &tasks);
     for (number, task) in wide.tasks.iter_mut().enumerate() {
         task.priority = 5;
@@ -419,26 +569,42 @@ async fn a_pools_slots_are_never_exceeded_and_a_full_pool_delays_no_other() {
         }
     }
     publish(&store, &wide).await;
-    sql(&store, "update pool set slots = 3 where pool = 'narrow'".to_owned()).await;
+    sql(
+        &store,
+        "update pool set slots = 3 where pool = 'narrow'".to_owned(),
+    )
+    .await;
     trigger(&store, &wide).await;
     let workers = [register(&store, "one").await, register(&store, "two").await];
     for worker in workers {
-        store.renew(worker, Duration::from_secs(600), &[]).await.unwrap();
+        store
+            .renew(worker, Duration::from_secs(600), &[])
+            .await
+            .unwrap();
     }
     let mut finished = 0;
     let mut others = 0;
     while finished < 12 {
         let (one, two) = tokio::join!(claim(&store, workers[0], 4), claim(&store, workers[1], 4));
         let held: Vec<Claimed> = one.into_iter().chain(two).collect();
-        let used: u32 =
-            held.iter().filter(|one| one.task().pool == "narrow").map(|one| one.task().slots).sum();
+        let used: u32 = held
+            .iter()
+            .filter(|one| one.task().pool == "narrow")
+            .map(|one| one.task().slots)
+            .sum();
         assert!(used <= 3, "{used} slots of 3");
-        others += held.iter().filter(|one| one.task().pool == "default").count();
-        assert!(finished > 0 || others > 0, "the full pool does not keep the default pool from running");
+        others += held
+            .iter()
+            .filter(|one| one.task().pool == "default")
+            .count();
+        assert!(
+            finished > 0 || others > 0,
+            "the full pool does not keep the default pool from running"
+        );
         assert!(!held.is_empty());
         finished += held.len();
         let batch: Vec<Ended> = held.into_iter().map(|one| ended(one, success())).collect();
-        store.settle(&batch, None).await.unwrap();
+        store.settle(&batch).await.unwrap();
         check_invariants(&store).await;
     }
 }
@@ -448,12 +614,21 @@ async fn a_paused_dag_starts_no_run() {
     let (store, _) = fresh_store().await;
     let single = dag("single", &[("a", &[])]);
     publish(&store, &single).await;
-    store.set_paused(&single.id, Paused::Paused, "ada").await.unwrap();
+    store
+        .set_paused(&single.id, Paused::Paused, "ada")
+        .await
+        .unwrap();
     let run = trigger(&store, &single).await;
     assert_eq!(run_state(&store, run).await, RunState::Queued);
-    store.set_paused(&single.id, Paused::Active, "ada").await.unwrap();
+    store
+        .set_paused(&single.id, Paused::Active, "ada")
+        .await
+        .unwrap();
     assert_eq!(run_state(&store, run).await, RunState::Running);
-    let unknown = store.set_paused(&DagId::new("singel").unwrap(), Paused::Paused, "ada").await.unwrap_err();
+    let unknown = store
+        .set_paused(&DagId::new("singel").unwrap(), Paused::Paused, "ada")
+        .await
+        .unwrap_err();
     assert_eq!(unknown.hint().as_deref(), Some("did you mean `single`?"));
 }
 
@@ -462,27 +637,52 @@ async fn publishing_is_idempotent_and_an_edited_schedule_never_fires_for_the_pas
     let (store, _) = fresh_store().await;
     let hourly = |expression: &str| {
         let mut dag = dag("hourly", &[("a", &[])]);
-        dag.schedule = Some(crate::model::Schedule::parse_cron(expression, chrono_tz::Tz::UTC).unwrap());
+        dag.schedule =
+            Some(crate::model::Schedule::parse_cron(expression, chrono_tz::Tz::UTC).unwrap());
         dag
     };
-    store.begin_watch(Duration::from_secs(60), TimeDelta::zero()).await.unwrap();
-    let Published::NewVersion(first) = store.publish("hourly.toml", "one", &hourly("0 * * * *")).await.unwrap() else {
+    store
+        .begin_watch(Duration::from_secs(60), TimeDelta::zero())
+        .await
+        .unwrap();
+    let Published::NewVersion(first) = store
+        .publish("hourly.toml", "one", &hourly("0 * * * *"))
+        .await
+        .unwrap()
+    else {
         panic!("the first version is new");
     };
-    let again = store.publish("hourly.toml", "one", &hourly("0 * * * *")).await.unwrap();
+    let again = store
+        .publish("hourly.toml", "one", &hourly("0 * * * *"))
+        .await
+        .unwrap();
     assert_eq!(again, Published::Unchanged(first));
     let shift = TimeDelta::hours(3);
     store.schedule_due(shift).await.unwrap();
     let runs = number(&store, "select count(*) from run").await;
     assert_eq!(runs, 3);
-    let later = store.publish_at("hourly.toml", "two", &hourly("30 * * * *"), shift).await.unwrap();
+    let later = store
+        .publish_at("hourly.toml", "two", &hourly("30 * * * *"), shift)
+        .await
+        .unwrap();
     assert!(matches!(later, Published::NewVersion(version) if version != first));
     store.schedule_due(shift).await.unwrap();
-    assert_eq!(number(&store, "select count(*) from run").await, runs, "the edit fires for nothing");
-    let dag = store.dag(&DagId::new("hourly").unwrap()).await.unwrap().unwrap();
+    assert_eq!(
+        number(&store, "select count(*) from run").await,
+        runs,
+        "the edit fires for nothing"
+    );
+    let dag = store
+        .dag(&DagId::new("hourly").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(dag.schedule.as_deref(), Some("30 * * * *"));
     assert!(dag.next_fire_at.unwrap() > chrono::Utc::now() + shift);
-    store.schedule_due(shift + TimeDelta::hours(2)).await.unwrap();
+    store
+        .schedule_due(shift + TimeDelta::hours(2))
+        .await
+        .unwrap();
     assert_eq!(number(&store, "select count(*) from run").await, runs + 2);
 }
 
@@ -499,7 +699,9 @@ async fn a_logical_date_is_run_once() {
         triggered_by: "ada".to_owned(),
     };
     let first = store.trigger(run.clone()).await.unwrap();
-    assert!(matches!(store.trigger(run).await, Err(Error::RunExists { run_id }) if run_id == first));
+    assert!(
+        matches!(store.trigger(run).await, Err(Error::RunExists { run_id }) if run_id == first)
+    );
 }
 
 #[tokio::test]
@@ -511,19 +713,66 @@ async fn durable_state_moves_only_under_the_fence_and_only_once() {
     let worker = register(&store, "one").await;
     let claimed = claim(&store, worker, 1).await.pop().unwrap();
     let durable = Fenced::new(store.clone(), &claimed.execution);
-    assert_eq!(durable.freeze("plan", json!({ "end": 5 })).await.unwrap(), json!({ "end": 5 }));
-    assert_eq!(durable.freeze("plan", json!({ "end": 9 })).await.unwrap(), json!({ "end": 5 }));
-    let step = |from, to| [CursorMove { partition: 0, from, to }, CursorMove { partition: 1, from, to }];
-    durable.advance("pins", "plan 1", &step(0, 5)).await.unwrap();
-    durable.advance("pins", "plan 1", &step(0, 5)).await.unwrap();
-    durable.advance("pins", "plan 2", &step(5, 7)).await.unwrap();
-    durable.advance("pins", "plan 1", &step(0, 5)).await.unwrap();
+    assert_eq!(
+        durable.freeze("plan", json!({ "end": 5 })).await.unwrap(),
+        json!({ "end": 5 })
+    );
+    assert_eq!(
+        durable.freeze("plan", json!({ "end": 9 })).await.unwrap(),
+        json!({ "end": 5 })
+    );
+    let step = |from, to| {
+        [
+            CursorMove {
+                partition: 0,
+                from,
+                to,
+            },
+            CursorMove {
+                partition: 1,
+                from,
+                to,
+            },
+        ]
+    };
+    durable
+        .advance("pins", "plan 1", &step(0, 5))
+        .await
+        .unwrap();
+    durable
+        .advance("pins", "plan 1", &step(0, 5))
+        .await
+        .unwrap();
+    durable
+        .advance("pins", "plan 2", &step(5, 7))
+        .await
+        .unwrap();
+    durable
+        .advance("pins", "plan 1", &step(0, 5))
+        .await
+        .unwrap();
     let moved = durable.advance("pins", "plan 3", &step(5, 9)).await;
-    assert!(matches!(moved, Err(DurableError::CursorMoved { found: 7, expected: 5, .. })), "{moved:?}");
+    assert!(
+        matches!(
+            moved,
+            Err(DurableError::CursorMoved {
+                found: 7,
+                expected: 5,
+                ..
+            })
+        ),
+        "{moved:?}"
+    );
     assert_eq!(durable.cursor("pins").await.unwrap()[&1].next, 7);
-    store.settle(&[ended(claimed, success())], None).await.unwrap();
-    assert!(matches!(durable.freeze("more", json!(1)).await, Err(DurableError::Fenced)));
-    assert!(matches!(durable.advance("pins", "plan 4", &step(7, 8)).await, Err(DurableError::Fenced)));
+    store.settle(&[ended(claimed, success())]).await.unwrap();
+    assert!(matches!(
+        durable.freeze("more", json!(1)).await,
+        Err(DurableError::Fenced)
+    ));
+    assert!(matches!(
+        durable.advance("pins", "plan 4", &step(7, 8)).await,
+        Err(DurableError::Fenced)
+    ));
 }
 
 #[tokio::test]
@@ -536,8 +785,14 @@ async fn a_result_that_holds_a_nul_is_stored_all_the_same() {
     let claimed = claim(&store, worker, 1).await.pop().unwrap();
     let instance = claimed.execution.instance_id;
     let output = json!({ "text": "a\u{0}b" });
-    store.settle(&[ended(claimed, Ending::Success { output })], None).await.unwrap();
-    assert_eq!(store.output(instance).await.unwrap(), Some(json!({ "text": "a\u{fffd}b" })));
+    store
+        .settle(&[ended(claimed, Ending::Success { output })])
+        .await
+        .unwrap();
+    assert_eq!(
+        store.output(instance).await.unwrap(),
+        Some(json!({ "text": "a\u{fffd}b" }))
+    );
 }
 
 #[tokio::test]
@@ -553,13 +808,25 @@ async fn what_may_be_claimed_can_be_rebuilt() {
     let running = first.execution.instance_id;
     let second = claim(&store, worker, 1).await.pop().unwrap();
     let sleeping = ended(second, sleep(0));
-    store.settle(&[sleeping], None).await.unwrap();
+    store.settle(&[sleeping]).await.unwrap();
     sql(&store, "delete from ready; delete from sleeper;".to_owned()).await;
     sql(&store, format!("insert into ready (instance_id, run_id, pool, queue, priority, slots) values ({running}, 1, 'default', 'default', 0, 1)")).await;
     let rebuilt = store.rebuild_ready().await.unwrap();
-    assert_eq!(rebuilt, Rebuilt { removed: 1, added: 3 });
+    assert_eq!(
+        rebuilt,
+        Rebuilt {
+            removed: 1,
+            added: 3
+        }
+    );
     check_invariants(&store).await;
-    assert_eq!(store.rebuild_ready().await.unwrap(), Rebuilt { removed: 0, added: 0 });
+    assert_eq!(
+        store.rebuild_ready().await.unwrap(),
+        Rebuilt {
+            removed: 0,
+            added: 0
+        }
+    );
 }
 
 #[tokio::test]
@@ -575,7 +842,9 @@ async fn rust_and_sql_agree_on_every_transition() {
                 let legal = from == to
                     || crate::model::state::TASK_TRANSITIONS
                         .iter()
-                        .any(|(one, other, by)| (one, other) == (from, to) && (clearing || !is_clear(*by)));
+                        .any(|(one, other, by)| {
+                            (one, other) == (from, to) && (clearing || !is_clear(*by))
+                        });
                 let done = move_task(&store, run, from.as_str(), to.as_str(), clearing).await;
                 assert_eq!(done, legal, "task {from:?} to {to:?}, clearing: {clearing}");
             }
@@ -587,7 +856,9 @@ async fn rust_and_sql_agree_on_every_transition() {
                 let legal = from == to
                     || crate::model::state::RUN_TRANSITIONS
                         .iter()
-                        .any(|(one, other, by)| (one, other) == (from, to) && (clearing || !is_clear(*by)));
+                        .any(|(one, other, by)| {
+                            (one, other) == (from, to) && (clearing || !is_clear(*by))
+                        });
                 let done = move_run(&store, run, from.as_str(), to.as_str(), clearing).await;
                 assert_eq!(done, legal, "run {from:?} to {to:?}, clearing: {clearing}");
             }
@@ -626,11 +897,20 @@ async fn is_allowed(store: &Store, table: &str, first: &str, then: &str, clearin
          select set_config('pinwheel.clearing', '{clearing}', true); {then} rollback;"
     );
     let mut connection = store.people.acquire().await.unwrap();
-    let result = sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut *connection).await;
+    let result = sqlx::raw_sql(AssertSqlSafe(script))
+        .execute(&mut *connection)
+        .await;
     if let Err(error) = &result {
         let refusal = error.as_database_error().unwrap();
-        assert_eq!(refusal.constraint(), Some(format!("{table}_transition").as_str()), "{error}");
-        sqlx::raw_sql("rollback").execute(&mut *connection).await.unwrap();
+        assert_eq!(
+            refusal.constraint(),
+            Some(format!("{table}_transition").as_str()),
+            "{error}"
+        );
+        sqlx::raw_sql("rollback")
+            .execute(&mut *connection)
+            .await
+            .unwrap();
     }
     result.is_ok()
 }
@@ -667,31 +947,51 @@ fn story() -> impl Strategy<Value = Story> {
         prop::bool::weighted(0.2),
         0..2_u32,
         0..2_u32,
-        prop::sample::select(vec![LastWord::Success, LastWord::Success, LastWord::Failure, LastWord::Skip]),
+        prop::sample::select(vec![
+            LastWord::Success,
+            LastWord::Success,
+            LastWord::Failure,
+            LastWord::Skip,
+        ]),
     )
-        .prop_map(|(upstream, rule, allow_failure, retries, failures, last_word)| TaskStory {
-            upstream,
-            rule,
-            allow_failure,
-            retries,
-            failures,
-            last_word,
-        });
-    (prop::collection::vec(task, 1..8), prop::collection::vec((0..10_u8, any::<u8>()), 5..40))
+        .prop_map(
+            |(upstream, rule, allow_failure, retries, failures, last_word)| TaskStory {
+                upstream,
+                rule,
+                allow_failure,
+                retries,
+                failures,
+                last_word,
+            },
+        );
+    (
+        prop::collection::vec(task, 1..8),
+        prop::collection::vec((0..10_u8, any::<u8>()), 5..40),
+    )
         .prop_map(|(tasks, steps)| Story { tasks, steps })
 }
 
 impl Story {
     fn dag(&self, id: &str) -> Dag {
-        let names: Vec<String> = (0..self.tasks.len()).map(|number| format!("t{number}")).collect();
+        let names: Vec<String> = (0..self.tasks.len())
+            .map(|number| format!("t{number}"))
+            .collect();
         let above: Vec<Vec<&str>> = self
             .tasks
             .iter()
             .enumerate()
-            .map(|(number, task)| (0..number).filter(|above| task.upstream[*above]).map(|above| names[above].as_str()).collect())
+            .map(|(number, task)| {
+                (0..number)
+                    .filter(|above| task.upstream[*above])
+                    .map(|above| names[above].as_str())
+                    .collect()
+            })
             .collect();
-        let tasks: Vec<(&str, &[&str])> =
-            names.iter().zip(&above).map(|(name, above)| (name.as_str(), above.as_slice())).collect();
+        let tasks: Vec<(&str, &[&str])> = names
+            .iter()
+            .zip(&above)
+            .map(|(name, above)| (name.as_str(), above.as_slice()))
+            .collect();
         let mut made = dag(id, &tasks);
         for (task, story) in made.tasks.iter_mut().zip(&self.tasks) {
             task.trigger_rule = story.rule;
@@ -706,7 +1006,13 @@ impl Story {
         let mut states: Vec<TaskState> = Vec::new();
         for (task, story) in dag.tasks.iter().zip(&self.tasks) {
             let count = |wanted: TaskState| {
-                u32::try_from(task.upstream.iter().filter(|above| states[**above] == wanted).count()).unwrap()
+                u32::try_from(
+                    task.upstream
+                        .iter()
+                        .filter(|above| states[**above] == wanted)
+                        .count(),
+                )
+                .unwrap()
             };
             let upstream = Upstream {
                 total: u32::try_from(task.upstream.len()).unwrap(),
@@ -728,9 +1034,24 @@ impl Story {
                 },
             });
         }
-        let failed = states.iter().zip(&dag.tasks).any(|(state, task)| *state == TaskState::Failed && !task.allow_failure);
-        let states = dag.tasks.iter().map(|task| task.id.to_string()).zip(states).collect();
-        (states, if failed { RunState::Failed } else { RunState::Success })
+        let failed = states
+            .iter()
+            .zip(&dag.tasks)
+            .any(|(state, task)| *state == TaskState::Failed && !task.allow_failure);
+        let states = dag
+            .tasks
+            .iter()
+            .map(|task| task.id.to_string())
+            .zip(states)
+            .collect();
+        (
+            states,
+            if failed {
+                RunState::Failed
+            } else {
+                RunState::Success
+            },
+        )
     }
 
     fn ending(&self, claimed: &Claimed) -> Ending {
@@ -741,7 +1062,9 @@ impl Story {
         match story.last_word {
             LastWord::Success => success(),
             LastWord::Failure => Ending::Failed(Failure::permanent("no")),
-            LastWord::Skip => Ending::Skipped { reason: "nothing to do".to_owned() },
+            LastWord::Skip => Ending::Skipped {
+                reason: "nothing to do".to_owned(),
+            },
         }
     }
 }
@@ -777,22 +1100,33 @@ async fn play(store: &Store, story: &Story, id: &str) {
                         ended(one, ending)
                     })
                     .collect();
-                let settled = store.settle(&batch, None).await.unwrap();
+                let settled = store.settle(&batch).await.unwrap();
                 assert!(settled.refused.is_empty());
             }
             6 => {
                 expire(store, workers[which]).await;
                 store.reap().await.unwrap();
-                let (lost, kept) = held.into_iter().partition(|one| one.execution.worker_id == workers[which]);
+                let (lost, kept) = held
+                    .into_iter()
+                    .partition(|one| one.execution.worker_id == workers[which]);
                 held = kept;
-                let late: Vec<Ended> = Vec::<Claimed>::into_iter(lost).map(|one| ended(one, success())).collect();
-                let settled = store.settle(&late, None).await.unwrap();
-                assert_eq!(settled.refused.len(), late.len(), "late results are refused");
+                let late: Vec<Ended> = Vec::<Claimed>::into_iter(lost)
+                    .map(|one| ended(one, success()))
+                    .collect();
+                let settled = store.settle(&late).await.unwrap();
+                assert_eq!(
+                    settled.refused.len(),
+                    late.len(),
+                    "late results are refused"
+                );
                 workers[which] = register(store, "again").await;
             }
             7 if !held.is_empty() => {
                 let one = held.swap_remove(usize::from(chance) % held.len());
-                store.settle(&[ended(one, Ending::GivenBack)], None).await.unwrap();
+                store
+                    .settle(&[ended(one, Ending::GivenBack)])
+                    .await
+                    .unwrap();
             }
             _wake => {
                 store.wake(DAY).await.unwrap();
@@ -812,8 +1146,12 @@ async fn play(store: &Store, story: &Story, id: &str) {
 fn random_dags_end_as_the_pure_model_says_whatever_happens_on_the_way() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (store, _) = runtime.block_on(fresh_store());
-    let mut runner =
-        TestRunner::new(ProptestConfig { cases: 60, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 60,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let mut number = 0;
     let number = std::cell::RefCell::new(&mut number);
     runner
@@ -827,9 +1165,17 @@ fn random_dags_end_as_the_pure_model_says_whatever_happens_on_the_way() {
                 runtime.block_on(play(&store, &story, &id));
             }));
             // What a failed story left behind would fail the next one as well.
-            runtime.block_on(sql(&store, "truncate run, task_instance, ready, sleeper, pool_use, resume cascade".to_owned()));
+            runtime.block_on(sql(
+                &store,
+                "truncate run, task_instance, ready, sleeper, pool_use, resume cascade".to_owned(),
+            ));
             outcome.map_err(|error| {
-                TestCaseError::fail(error.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned()))
+                TestCaseError::fail(
+                    error
+                        .downcast_ref::<String>()
+                        .cloned()
+                        .unwrap_or_else(|| "it panicked".to_owned()),
+                )
             })
         })
         .unwrap();

@@ -6,7 +6,11 @@ use serde_json::{Map, Value};
 
 /// The text with every NUL replaced by U+FFFD.
 pub(super) fn storable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// The value with every NUL in it replaced by U+FFFD.

@@ -171,7 +171,11 @@ impl Postgres {
 /// one.
 fn remove_leftovers() {
     let hour = Duration::from_secs(3600);
-    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
         let is_old = entry
             .metadata()

@@ -1,4 +1,4 @@
--- Takes final task instances back to waiting, with as many tries as a fresh one has. Lock: these task instances, locked already.
+-- Takes final task instances back to waiting, with as many tries as a fresh one has. Lock: these task instances; the run is locked already.
 with cleared as (
     update task_instance i
     set state = 'waiting', queued_at = null, finished_at = null, lost = 0, tries_allowed = i.tries + 1 + t.retries
