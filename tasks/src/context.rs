@@ -100,7 +100,12 @@ pub trait Durable: Send + Sync {
     /// Moves a cursor in one transaction, all partitions or none. A move applies when the cursor stands at its
     /// `from` (a partition without a row stands at the `from` of its first move). A cursor that `plan` has moved
     /// already is left alone and the call succeeds, so a retry whose first answer was lost is harmless.
-    async fn advance(&self, cursor: &str, plan: &str, moves: &[CursorMove]) -> Result<(), DurableError>;
+    async fn advance(
+        &self,
+        cursor: &str,
+        plan: &str,
+        moves: &[CursorMove],
+    ) -> Result<(), DurableError>;
 }
 
 /// Where a cursor stands in one partition.
@@ -130,7 +135,9 @@ pub enum DurableError {
     #[error("this try lost its lease; another worker owns the task now")]
     Fenced,
     /// A cursor stands somewhere else than the plan assumes: another run moved it.
-    #[error("cursor `{cursor}` of partition {partition} stands at {found}, the plan starts at {expected}")]
+    #[error(
+        "cursor `{cursor}` of partition {partition} stands at {found}, the plan starts at {expected}"
+    )]
     CursorMoved {
         /// The cursor's name.
         cursor: String,

@@ -36,7 +36,9 @@ mod wait;
 
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub use clean::Clean;
-pub use context::{Context, CursorMove, CursorPosition, Durable, DurableError, Instance, Log, LogStream};
+pub use context::{
+    Context, CursorMove, CursorPosition, Durable, DurableError, Instance, Log, LogStream,
+};
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
 pub use kafka_to_s3::KafkaToS3;
 pub use kind::{Field, FieldType, Kind, Outputs, Presence, Problem};
@@ -51,5 +53,9 @@ pub use wait::Wait;
 
 /// The kinds that need no client: `noop`, `shell` and `wait`.
 pub fn light_kinds() -> Vec<std::sync::Arc<dyn Kind>> {
-    vec![std::sync::Arc::new(Noop), std::sync::Arc::new(Shell::default()), std::sync::Arc::new(Wait)]
+    vec![
+        std::sync::Arc::new(Noop),
+        std::sync::Arc::new(Shell::default()),
+        std::sync::Arc::new(Wait),
+    ]
 }

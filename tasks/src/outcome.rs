@@ -33,7 +33,9 @@ pub enum Outcome {
 impl Outcome {
     /// Success with an empty output.
     pub fn success() -> Self {
-        Self::Success { output: Value::Object(serde_json::Map::new()) }
+        Self::Success {
+            output: Value::Object(serde_json::Map::new()),
+        }
     }
 }
 
@@ -74,12 +76,22 @@ pub struct Failure {
 impl Failure {
     /// A failure that the retry policy may repeat.
     pub fn retryable(message: impl Into<String>) -> Self {
-        Self { class: FailureClass::Retryable, message: message.into(), hint: None, exit_code: None }
+        Self {
+            class: FailureClass::Retryable,
+            message: message.into(),
+            hint: None,
+            exit_code: None,
+        }
     }
 
     /// A failure that is final whatever the retry policy says.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self { class: FailureClass::Permanent, message: message.into(), hint: None, exit_code: None }
+        Self {
+            class: FailureClass::Permanent,
+            message: message.into(),
+            hint: None,
+            exit_code: None,
+        }
     }
 
     /// Adds the next step for the reader.

@@ -13,7 +13,9 @@ pub struct Registry {
 impl Registry {
     /// Builds a registry; a later kind replaces an earlier one of the same name.
     pub fn new(kinds: impl IntoIterator<Item = Arc<dyn Kind>>) -> Self {
-        Self { kinds: Arc::new(kinds.into_iter().map(|kind| (kind.name(), kind)).collect()) }
+        Self {
+            kinds: Arc::new(kinds.into_iter().map(|kind| (kind.name(), kind)).collect()),
+        }
     }
 
     /// The kind of that name.

@@ -129,7 +129,8 @@ impl ObjectStore {
                 )),
             None => {
                 // The region is given, or the chain would ask the network for one.
-                let chain = aws_config::defaults(version).region(Region::new(settings.region.clone()));
+                let chain =
+                    aws_config::defaults(version).region(Region::new(settings.region.clone()));
                 aws_sdk_s3::config::Builder::from(&chain.load().await)
             }
         };

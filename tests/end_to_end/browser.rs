@@ -30,27 +30,63 @@ impl Browser {
         let lines = BufReader::new(driver.stdout.take().expect("stdout is piped")).lines();
         let port: u16 = lines
             .map_while(Result::ok)
-            .find_map(|line| line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok())
+            .find_map(|line| {
+                line.split_once("started successfully on port ")?
+                    .1
+                    .trim_end_matches('.')
+                    .parse()
+                    .ok()
+            })
             .expect("chromedriver says its port");
         let client = reqwest::Client::new();
         let arguments = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,1000",
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1280,1000",
         ];
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL" },
         } } });
         let base = format!("http://127.0.0.1:{port}/session");
-        let answer: Value = client.post(&base).json(&wanted).send().await.expect("chromedriver answers").json().await.expect("JSON");
-        let id = answer["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("no browser: {answer}"));
-        Self { driver, client, session: format!("{base}/{id}") }
+        let answer: Value = client
+            .post(&base)
+            .json(&wanted)
+            .send()
+            .await
+            .expect("chromedriver answers")
+            .json()
+            .await
+            .expect("JSON");
+        let id = answer["value"]["sessionId"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no browser: {answer}"));
+        Self {
+            driver,
+            client,
+            session: format!("{base}/{id}"),
+        }
     }
 
     async fn call(&self, path: &str, body: Value) -> Value {
-        let answer = self.client.post(format!("{}/{path}", self.session)).json(&body).send().await.expect("chromedriver answers");
+        let answer = self
+            .client
+            .post(format!("{}/{path}", self.session))
+            .json(&body)
+            .send()
+            .await
+            .expect("chromedriver answers");
         let answer: Value = answer.json().await.expect("chromedriver answers JSON");
-        assert!(answer["value"]["error"].is_null(), "{path} {body}: {answer}");
+        assert!(
+            answer["value"]["error"].is_null(),
+            "{path} {body}: {answer}"
+        );
         answer["value"].clone()
     }
 
@@ -61,7 +97,8 @@ impl Browser {
 
     /// The value of a JavaScript function body.
     pub(crate) async fn script(&self, body: &str) -> Value {
-        self.call("execute/sync", json!({ "script": body, "args": [] })).await
+        self.call("execute/sync", json!({ "script": body, "args": [] }))
+            .await
     }
 
     /// Waits inside the page until an expression is true: the page itself looks at every change of its content.
@@ -74,22 +111,43 @@ impl Browser {
              setTimeout(() => done(document.body.innerText), {});",
             PATIENCE.as_millis()
         );
-        self.call("timeouts", json!({ "script": 2 * PATIENCE.as_millis() as u64 })).await;
-        let answer = self.call("execute/async", json!({ "script": script, "args": [] })).await;
+        self.call(
+            "timeouts",
+            json!({ "script": 2 * PATIENCE.as_millis() as u64 }),
+        )
+        .await;
+        let answer = self
+            .call("execute/async", json!({ "script": script, "args": [] }))
+            .await;
         assert_eq!(answer, json!(true), "the page never showed `{expression}`");
     }
 
     /// Clicks the first visible element of a CSS selector.
     pub(crate) async fn click(&self, selector: &str) {
-        let element = self.call("element", json!({ "using": "css selector", "value": selector })).await;
-        let id = element.as_object().and_then(|object| object.values().next()?.as_str()).expect("an element has an id").to_owned();
+        let element = self
+            .call(
+                "element",
+                json!({ "using": "css selector", "value": selector }),
+            )
+            .await;
+        let id = element
+            .as_object()
+            .and_then(|object| object.values().next()?.as_str())
+            .expect("an element has an id")
+            .to_owned();
         self.call(&format!("element/{id}/click"), json!({})).await;
     }
 
     /// What the browser complained about since the last call: errors of scripts, refusals by the content security policy.
     pub(crate) async fn complaints(&self) -> Vec<String> {
         let entries = self.call("se/log", json!({ "type": "browser" })).await;
-        entries.as_array().into_iter().flatten().filter(|entry| entry["level"] == "SEVERE").map(|entry| entry["message"].to_string()).collect()
+        entries
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry["level"] == "SEVERE")
+            .map(|entry| entry["message"].to_string())
+            .collect()
     }
 
     /// Closes the window and the driver.

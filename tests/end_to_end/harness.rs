@@ -38,13 +38,25 @@ impl Demonstrated {
     fn run() -> Self {
         let data_dir = fresh_directory("demo");
         let demo = || {
-            let output = pinwheel(&["demo", "--exit", "--json"], &data_dir, &["--web-bind", "127.0.0.1:0", "--ingest-bind", "127.0.0.1:0"]);
-            assert!(output.status.success(), "the demo disagreed: {}", text(&output));
+            let output = pinwheel(
+                &["demo", "--exit", "--json"],
+                &data_dir,
+                &["--web-bind", "127.0.0.1:0", "--ingest-bind", "127.0.0.1:0"],
+            );
+            assert!(
+                output.status.success(),
+                "the demo disagreed: {}",
+                text(&output)
+            );
             serde_json::from_slice(&output.stdout).expect("`demo --json` prints one JSON object")
         };
         let first = demo();
         let second = demo();
-        Self { first, second, standalone: Standalone::start(data_dir, project().join("dags")) }
+        Self {
+            first,
+            second,
+            standalone: Standalone::start(data_dir, project().join("dags")),
+        }
     }
 }
 
@@ -73,8 +85,12 @@ impl Standalone {
         wait_until_ready(child);
         let output = pinwheel(&["env", "--json"], &data_dir, &[]);
         assert!(output.status.success(), "env: {}", text(&output));
-        let environment = serde_json::from_slice(&output.stdout).expect("`env --json` prints one object of strings");
-        Self { data_dir, environment }
+        let environment = serde_json::from_slice(&output.stdout)
+            .expect("`env --json` prints one object of strings");
+        Self {
+            data_dir,
+            environment,
+        }
     }
 
     /// Runs a client command against it.
@@ -85,8 +101,13 @@ impl Standalone {
     /// Runs a client command that must succeed and print JSON.
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let output = self.pinwheel(arguments);
-        assert!(output.status.success(), "pinwheel {arguments:?}: {}", text(&output));
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("pinwheel {arguments:?}: {error}: {}", text(&output)))
+        assert!(
+            output.status.success(),
+            "pinwheel {arguments:?}: {}",
+            text(&output)
+        );
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("pinwheel {arguments:?}: {error}: {}", text(&output)))
     }
 
     /// Runs SQL over the cleaned datasets.
@@ -100,11 +121,22 @@ impl Standalone {
     /// Runs SQL in the embedded Postgres, one value per line.
     pub(crate) fn psql(&self, sql: &str) -> Vec<String> {
         let output = Command::new("psql")
-            .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", sql, &self.environment["DATABASE_URL"]])
+            .args([
+                "--no-psqlrc",
+                "--tuples-only",
+                "--no-align",
+                "--command",
+                sql,
+                &self.environment["DATABASE_URL"],
+            ])
             .output()
             .expect("psql is installed with Postgres");
         assert!(output.status.success(), "{sql}: {}", text(&output));
-        String::from_utf8(output.stdout).expect("psql prints UTF-8").lines().map(str::to_owned).collect()
+        String::from_utf8(output.stdout)
+            .expect("psql prints UTF-8")
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The address of the pages and the API.
@@ -117,7 +149,10 @@ impl Standalone {
 pub(crate) fn pinwheel(arguments: &[&str], data_dir: &Path, more: &[&str]) -> Output {
     Command::new(PINWHEEL)
         .args(arguments)
-        .args(["--data-dir", data_dir.to_str().expect("temporary paths are UTF-8")])
+        .args([
+            "--data-dir",
+            data_dir.to_str().expect("temporary paths are UTF-8"),
+        ])
         .args(more)
         .current_dir(project())
         .env_remove("DATABASE_URL")
@@ -128,15 +163,29 @@ pub(crate) fn pinwheel(arguments: &[&str], data_dir: &Path, more: &[&str]) -> Ou
 
 /// Both streams of an ended process, for messages.
 pub(crate) fn text(output: &Output) -> String {
-    format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// A directory of this test process alone, which every user may enter: the embedded Postgres runs as somebody else
 /// when the tests run as root. What an earlier process left behind is removed.
 pub(crate) fn fresh_directory(name: &str) -> PathBuf {
     let parent = std::env::temp_dir();
-    for entry in fs::read_dir(&parent).expect("the temporary folder can be read").flatten() {
-        let left_by = entry.file_name().to_str().and_then(|name| name.strip_prefix("pinwheel-e2e-")?.split('-').next()?.parse::<u32>().ok());
+    for entry in fs::read_dir(&parent)
+        .expect("the temporary folder can be read")
+        .flatten()
+    {
+        let left_by = entry.file_name().to_str().and_then(|name| {
+            name.strip_prefix("pinwheel-e2e-")?
+                .split('-')
+                .next()?
+                .parse::<u32>()
+                .ok()
+        });
         if left_by.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _somebody_else_was_faster = fs::remove_dir_all(entry.path());
         }
@@ -149,7 +198,10 @@ pub(crate) fn fresh_directory(name: &str) -> PathBuf {
 /// Starts the binary so that it gets SIGTERM when this process ends, however it ends. The signal is bound to the thread that
 /// starts the child, so that thread stays for good.
 fn child_of_this_process(arguments: &[&str]) -> Child {
-    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let arguments: Vec<String> = arguments
+        .iter()
+        .map(|argument| (*argument).to_owned())
+        .collect();
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let child = Command::new("setpriv")
@@ -183,5 +235,9 @@ fn wait_until_ready(mut child: Child) {
             return;
         }
     }
-    panic!("standalone ended before it was ready: {:?}\n{}", child.wait(), said.join("\n"));
+    panic!(
+        "standalone ended before it was ready: {:?}\n{}",
+        child.wait(),
+        said.join("\n")
+    );
 }

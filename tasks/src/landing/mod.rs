@@ -14,5 +14,7 @@ mod plan;
 pub mod read;
 
 pub use chunk::{ChunkLimits, Chunker, Cut};
-pub use manifest::{LandedObject, LandedRange, Manifest, manifest_key, manifest_prefix, object_key};
+pub use manifest::{
+    LandedObject, LandedRange, Manifest, manifest_key, manifest_prefix, object_key,
+};
 pub use plan::{Bounds, Plan, PlanError, PlannedRange, WhenDeleted, cursor_name, plan_ranges};
