@@ -404,6 +404,17 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_diagrams_of_the_documentation_are_drawn_from_the_tables() {
+        let page = include_str!("../../../docs/ARCHITECTURE.md");
+        for diagram in [task_diagram(), run_diagram()] {
+            assert!(
+                page.contains(diagram.trim()),
+                "docs/ARCHITECTURE.md lacks:\n{diagram}"
+            );
+        }
+    }
+
     /// Walks every pair of states and requires what the sentences of the docs say about it.
     #[test]
     fn every_pair_of_task_states_is_as_the_docs_say() {
