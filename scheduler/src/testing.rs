@@ -51,6 +51,7 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         start: None,
         catchup: Catchup::None,
         max_active_runs: 1_000,
+        max_active_tasks: None,
         params: BTreeMap::new(),
         tasks: made,
     }
@@ -72,6 +73,7 @@ fn task(name: &str, mut upstream: Vec<usize>) -> Task {
         priority: 0,
         slots: 1,
         allow_failure: false,
+        concurrency: None,
         with: Map::new(),
     }
 }

@@ -204,6 +204,7 @@ fn dag() -> Dag {
         priority: 0,
         slots: 1,
         allow_failure: false,
+        concurrency: None,
         with: serde_json::Map::new(),
     };
     let param = |param_type, default| Param {
@@ -222,6 +223,7 @@ fn dag() -> Dag {
         start: None,
         catchup: Catchup::None,
         max_active_runs: 1,
+        max_active_tasks: None,
         params: [
             (
                 "least".to_owned(),

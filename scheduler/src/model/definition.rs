@@ -23,6 +23,9 @@ pub struct Dag {
     pub catchup: Catchup,
     /// How many runs may be running at once.
     pub max_active_runs: u32,
+    /// How many tasks of one run may be running at once, as in Airflow 3; `None` is no limit of the DAG's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active_tasks: Option<u32>,
     /// The params a run takes.
     pub params: BTreeMap<String, Param>,
     /// All tasks in topological order; an *ordinal* is an index into this list.
@@ -71,8 +74,20 @@ pub struct Task {
     pub slots: u32,
     /// Its failure does not fail the run.
     pub allow_failure: bool,
+    /// What it must not run at the same time with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// The kind's own table as the file has it, templates not rendered.
     pub with: Map<String, Value>,
+}
+
+/// A limit on task instances, of whatever DAG and run, whose key is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// The key; a template over params, dates and ids, rendered when the task becomes ready.
+    pub key: String,
+    /// How many with the same key may be running at once.
+    pub limit: u32,
 }
 
 /// One param of a DAG.

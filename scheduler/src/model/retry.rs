@@ -102,6 +102,7 @@ mod tests {
             priority: 0,
             slots: 1,
             allow_failure: false,
+            concurrency: None,
             with: Map::new(),
         }
     }

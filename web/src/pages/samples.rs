@@ -35,6 +35,7 @@ pub(super) fn task(id: &str, kind: &str, upstream: &[usize]) -> Task {
         priority: 0,
         slots: 1,
         allow_failure: false,
+        concurrency: None,
         with: Map::new(),
     }
 }
@@ -55,6 +56,7 @@ pub(super) fn dag() -> Dag {
         start: None,
         catchup: Catchup::None,
         max_active_runs: 1,
+        max_active_tasks: None,
         params: Default::default(),
         tasks,
     }

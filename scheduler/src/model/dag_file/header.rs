@@ -22,12 +22,13 @@ pub(super) struct Header {
     pub(super) start: Option<DateTime<Utc>>,
     pub(super) catchup: Catchup,
     pub(super) max_active_runs: Option<u32>,
+    pub(super) max_active_tasks: Option<u32>,
 }
 
 /// Airflow's default.
 pub(super) const MAX_ACTIVE_RUNS: u32 = 16;
 
-pub(super) const DAG_KEYS: [&str; 7] = [
+pub(super) const DAG_KEYS: [&str; 8] = [
     "id",
     "description",
     "schedule",
@@ -35,6 +36,7 @@ pub(super) const DAG_KEYS: [&str; 7] = [
     "start",
     "catchup",
     "max_active_runs",
+    "max_active_tasks",
 ];
 
 /// Reads the table `[dag]` as far as it can be.
@@ -76,6 +78,9 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
         max_active_runs: dag
             .integer("max_active_runs", 1..=10_000, report)
             .and_then(|runs| u32::try_from(runs).ok()),
+        max_active_tasks: dag
+            .integer("max_active_tasks", 1..=10_000, report)
+            .and_then(|tasks| u32::try_from(tasks).ok()),
     }
 }
 

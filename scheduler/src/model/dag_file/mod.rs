@@ -182,6 +182,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         start,
         catchup,
         max_active_runs,
+        max_active_tasks,
     } = draft.header;
     let order = graph.order.as_ref()?;
     let mut ordinals = vec![0; order.len()];
@@ -211,6 +212,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             priority: draft.policy.priority,
             slots: draft.policy.slots,
             allow_failure: draft.policy.allow_failure,
+            concurrency: draft.policy.concurrency(),
             with: draft.with,
         });
     }
@@ -226,6 +228,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         start,
         catchup,
         max_active_runs: max_active_runs.unwrap_or(MAX_ACTIVE_RUNS),
+        max_active_tasks,
         params: draft
             .params
             .into_iter()

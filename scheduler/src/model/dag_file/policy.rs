@@ -6,9 +6,9 @@ use toml::Spanned;
 
 use super::{
     diagnostic::Report,
-    table::{Table, word},
+    table::{Table, Text, word},
 };
-use crate::model::TriggerRule;
+use crate::model::{Concurrency, TriggerRule};
 
 /// What `[defaults]` gives to every task and each task may override.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,8 @@ pub(super) struct Policy {
     pub(super) priority: i32,
     pub(super) slots: u32,
     pub(super) allow_failure: bool,
+    pub(super) concurrency_key: Option<Text>,
+    pub(super) concurrency_limit: u32,
 }
 
 impl Default for Policy {
@@ -37,11 +39,13 @@ impl Default for Policy {
             priority: 0,
             slots: 1,
             allow_failure: false,
+            concurrency_key: None,
+            concurrency_limit: 1,
         }
     }
 }
 
-pub(super) const POLICY_KEYS: [&str; 9] = [
+pub(super) const POLICY_KEYS: [&str; 11] = [
     "trigger_rule",
     "retries",
     "retry_delay",
@@ -51,6 +55,8 @@ pub(super) const POLICY_KEYS: [&str; 9] = [
     "priority",
     "slots",
     "allow_failure",
+    "concurrency_key",
+    "concurrency_limit",
 ];
 
 impl Policy {
@@ -105,6 +111,43 @@ impl Policy {
         if let Some(allow_failure) = table.boolean("allow_failure", report) {
             self.allow_failure = allow_failure;
         }
+        if let Some(key) = table.text("concurrency_key", report) {
+            if key.text.trim().is_empty() {
+                report.refuse(
+                    key.span.clone(),
+                    "`concurrency_key` is empty",
+                    "",
+                    Some("leave it out for no limit, or write a text such as \"customer-{{ params.customer }}\"".to_owned()),
+                );
+            }
+            self.concurrency_key = Some(key);
+        }
+        if let Some(limit) = table
+            .integer("concurrency_limit", 1..=10_000, report)
+            .and_then(|found| u32::try_from(found).ok())
+        {
+            self.concurrency_limit = limit;
+            if self.concurrency_key.is_none() {
+                let span = table
+                    .key_span("concurrency_limit")
+                    .unwrap_or(table.place.clone());
+                report.refuse(
+                    span,
+                    "`concurrency_limit` without a `concurrency_key` limits nothing",
+                    "",
+                    Some("add `concurrency_key`, or use a `pool`".to_owned()),
+                );
+            }
+        }
         self
+    }
+
+    /// The limit that the key and its number make, if there is a key.
+    pub(super) fn concurrency(&self) -> Option<Concurrency> {
+        let key = self.concurrency_key.as_ref()?;
+        Some(Concurrency {
+            key: key.text.clone(),
+            limit: self.concurrency_limit,
+        })
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct DraftTask<'t, 's> {
 }
 
 pub(super) const FILE_KEYS: [&str; 4] = ["dag", "params", "defaults", "tasks"];
-pub(super) const TASK_KEYS: [&str; 12] = [
+pub(super) const TASK_KEYS: [&str; 14] = [
     "kind",
     "after",
     "with",
@@ -54,6 +54,8 @@ pub(super) const TASK_KEYS: [&str; 12] = [
     "priority",
     "slots",
     "allow_failure",
+    "concurrency_key",
+    "concurrency_limit",
 ];
 
 const MOST_TASKS: usize = 5_000;

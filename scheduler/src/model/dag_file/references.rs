@@ -1,7 +1,7 @@
 //! Checks the templates of `with` tables without rendering them: every name they use must be there when they run.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
 };
 
@@ -31,7 +31,23 @@ pub(super) fn check(draft: &Draft<'_, '_>, graph: &Graph, report: &mut Report<'_
         .enumerate()
         .map(|(index, task)| (task.id.as_str(), index))
         .collect();
+    // A key from `[defaults]` is every task's, and its errors are said once.
+    let mut seen = HashSet::new();
     for (index, task) in draft.tasks.iter().enumerate() {
+        let key = task.policy.concurrency_key.as_ref();
+        if let Some(key) = key.filter(|key| seen.insert((key.span.start, key.span.end)))
+            && language::is_template(&key.text)
+        {
+            let checking = Checking {
+                draft,
+                graph,
+                tasks: &tasks,
+                index,
+                task,
+                reads: Reads::BeforeItStarts,
+            };
+            checking.template(&key.text, &key.span, report);
+        }
         let Some(with) = task.with_value else {
             continue;
         };
@@ -43,6 +59,7 @@ pub(super) fn check(draft: &Draft<'_, '_>, graph: &Graph, report: &mut Report<'_
             tasks: &tasks,
             index,
             task,
+            reads: Reads::Everything,
         };
         for (text, span) in texts {
             checking.template(text, &span, report);
@@ -98,6 +115,16 @@ struct Checking<'a, 't, 's> {
     tasks: &'a HashMap<&'a str, usize>,
     index: usize,
     task: &'a DraftTask<'t, 's>,
+    reads: Reads,
+}
+
+/// What a template may read, by when it is rendered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// When a try starts.
+    Everything,
+    /// When the task becomes ready: no try has a number yet, and outputs are not at hand.
+    BeforeItStarts,
 }
 
 impl Checking<'_, '_, '_> {
@@ -166,6 +193,15 @@ impl Checking<'_, '_, '_> {
         let Some((_, name)) = NAMES.iter().find(|(name, _)| name == root) else {
             return self.unknown_root(root, span, report);
         };
+        if self.reads == Reads::BeforeItStarts && matches!(root.as_str(), "outputs" | "try_number") {
+            report.refuse(
+                span,
+                format!("`concurrency_key` cannot read `{root}`"),
+                "it is rendered before the task starts",
+                Some("use `params`, `dag.id`, `run.id`, `task.id` or a date such as `ds`".to_owned()),
+            );
+            return;
+        }
         match (name, rest) {
             (Name::Params, [param, ..]) => check_param(param, &self.draft.params, span, report),
             (Name::Outputs, []) => {

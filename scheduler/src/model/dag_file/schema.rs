@@ -92,6 +92,12 @@ fn dag() -> Value {
                 "default": MAX_ACTIVE_RUNS,
                 "description": "How many runs may be running at once",
             },
+            "max_active_tasks": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 10_000,
+                "description": "How many tasks of one run may be running at once; no limit without it",
+            },
         },
     })
 }
@@ -160,6 +166,17 @@ fn policy() -> Value {
             "type": "boolean",
             "default": default.allow_failure,
             "description": "Its failure does not fail the run",
+        },
+        "concurrency_key": {
+            "type": "string",
+            "description": "Tasks with the same key, of whatever DAG and run, share a limit; a template over params, dates and ids",
+        },
+        "concurrency_limit": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 10_000,
+            "default": default.concurrency_limit,
+            "description": "How many tasks with the same concurrency key may be running at once",
         },
     })
 }

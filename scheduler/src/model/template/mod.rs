@@ -102,6 +102,22 @@ pub fn render(with: &Map<String, Value>, values: &Values) -> Result<Map<String, 
         .collect()
 }
 
+/// Renders one text that may be a template; whatever it comes to is text.
+///
+/// # Errors
+/// The template names something that is not there, or fails otherwise.
+pub fn render_text(called: &str, text: &str, values: &Values) -> Result<String, Error> {
+    let rendered = render(
+        &Map::from_iter([(called.to_owned(), Value::String(text.to_owned()))]),
+        values,
+    )?;
+    Ok(match rendered.into_iter().next() {
+        Some((_, Value::String(text))) => text,
+        Some((_, other)) => other.to_string(),
+        None => String::new(),
+    })
+}
+
 /// The ids of the tasks whose outputs the templates of a `with` table read, so that no other output has to be fetched.
 pub fn tasks_read(with: &Map<String, Value>) -> BTreeSet<String> {
     fn collect(value: &Value, tasks: &mut BTreeSet<String>) {
