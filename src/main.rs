@@ -1,6 +1,7 @@
 //! The binary: command line, settings and wiring. The only place where everything meets, and where nothing is decided
 //! that another room could decide.
 
+mod bench;
 mod cli;
 mod demo;
 mod embedded;

@@ -18,12 +18,16 @@ create table gate_use (
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 create index gate_use_instance_idx on gate_use (instance_id);
 
+-- The gates that a task instance has to pass, rendered when it first became ready; NULL for none.
+alter table task_instance add column gates text[];
+
 alter table ready
+    -- The same; empty for none.
     add column gates text[] not null default '{}',
     add column parked boolean not null default false;
 drop index ready_claim_idx;
-create index ready_claim_idx on ready (pool, queue, priority desc, instance_id) where not parked;
-create index ready_gated_idx on ready (queue) where gates <> '{}' and not parked;
+create index ready_claim_idx on ready (pool, queue, priority desc, instance_id) where gates = '{}';
+create index ready_gated_idx on ready (queue, priority desc, instance_id) where gates <> '{}' and not parked;
 
 -- Which ready rows are parked behind which gate.
 create table parked (

@@ -16,7 +16,7 @@ mod schedule;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    demo,
+    bench, demo,
     failure::Result,
     logging::Logging,
     roles,
@@ -91,6 +91,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     Query(query::Arguments),
     /// Print where a running standalone's services are, as environment variables
     Env(env::Arguments),
+    /// Measure how fast this binary is on this machine
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Look after the database
     #[command(subcommand)]
     Db(db::Command),
@@ -132,6 +135,7 @@ impl CommandLine {
             Command::Schedule(command) => command.run(),
             Command::Query(arguments) => query::run(&settings()?, &arguments).await,
             Command::Env(arguments) => env::run(&settings()?, &arguments),
+            Command::Bench(command) => command.run(&settings()?).await,
             Command::Db(command) => command.run(&settings()?).await,
         }
     }

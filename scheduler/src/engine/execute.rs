@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     model::{InstanceId, template},
-    store::{Claimed, Ended, Ending, Fenced, LogLine, Store},
+    store::{Claimed, Ended, Ending, Fenced, LogLine, Span, Store},
 };
 
 /// How long a kind may take to stop after it was told to; then its task is aborted.
@@ -93,7 +93,12 @@ impl Executor {
             next: 1,
             touched: false,
         };
+        let began = std::time::Instant::now();
         let ending = self.run(&claimed, &stop, &mut lines).await;
+        let span = Span {
+            began,
+            ended: std::time::Instant::now(),
+        };
         let ending = if stop.why().is_some() {
             Ending::GivenBack
         } else {
@@ -109,6 +114,7 @@ impl Executor {
             ending,
             lines,
             rendered,
+            span: Some(span),
         }
     }
 

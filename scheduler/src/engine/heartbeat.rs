@@ -74,6 +74,8 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) running: Running,
     pub(super) lease: watch::Sender<Lease>,
+    /// When the next lease of another process ends, unless it is renewed before.
+    pub(super) next_lease_end: watch::Sender<Option<Instant>>,
     /// Executions that are not this process's any more.
     pub(super) taken_away: mpsc::UnboundedSender<(InstanceId, i32)>,
 }
@@ -164,6 +166,11 @@ impl Keeper {
                     worker_id,
                     trusted_until: asked + trusted(self.options.lease),
                 });
+                self.next_lease_end.send_replace(
+                    renewed
+                        .next_lease_end
+                        .and_then(|wait| Instant::now().checked_add(wait)),
+                );
                 for (instance, epoch) in running {
                     if renewed.lost.contains(&instance) {
                         // The worker may have stopped; then nothing runs that could be taken away.

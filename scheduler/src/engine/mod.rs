@@ -196,6 +196,7 @@ impl Engine {
         let (lease_sender, lease) = watch::channel(heartbeat::open(&store, &options, roles).await?);
         let running = Running::default();
         let (taken_away_sender, taken_away) = mpsc::unbounded_channel();
+        let (next_lease_end_sender, next_lease_end) = watch::channel(None);
         let keeper = Arc::new(Keeper {
             store: store.clone(),
             bell: bell.clone(),
@@ -205,6 +206,7 @@ impl Engine {
             clock: Arc::clone(&clock),
             running: running.clone(),
             lease: lease_sender,
+            next_lease_end: next_lease_end_sender,
             taken_away: taken_away_sender,
         });
         let inner = Inner {
@@ -223,7 +225,7 @@ impl Engine {
         };
         engine.spawn_shared(keeper, &outage);
         if roles.schedules() {
-            engine.spawn_scheduler(&outage, clock);
+            engine.spawn_scheduler(&outage, clock, next_lease_end);
         }
         if roles.works() {
             engine.spawn_worker(registry, &outage, running, taken_away);
@@ -307,13 +309,19 @@ impl Engine {
         });
     }
 
-    fn spawn_scheduler(&self, outage: &Outage, clock: Arc<dyn Clock>) {
+    fn spawn_scheduler(
+        &self,
+        outage: &Outage,
+        clock: Arc<dyn Clock>,
+        next_lease_end: watch::Receiver<Option<tokio::time::Instant>>,
+    ) {
         let inner = &self.inner;
         let scheduler = Arc::new(Scheduler {
             store: inner.store.clone(),
             bell: inner.bell.clone(),
             outage: outage.clone(),
             clock,
+            next_lease_end,
         });
         let stop = inner.stop.clone();
         inner.others.spawn("schedule", OnPanic::Restart, move || {

@@ -32,6 +32,8 @@ pub struct Renewed {
     pub work_is_waiting: bool,
     /// Of what it says it runs, what is no longer its own: cancelled, or given to somebody else.
     pub lost: Vec<InstanceId>,
+    /// In how long the next lease of another process ends, unless it is renewed before; zero when one is over.
+    pub next_lease_end: Option<Duration>,
 }
 
 struct HeldRow {
@@ -90,12 +92,10 @@ impl Store {
         )
         .fetch_optional(&self.engine)
         .await?;
-        Ok(row.map(|row| {
-            self.note_pools_have_limits(row.pools_have_limits);
-            Renewed {
-                work_is_waiting: row.work_is_waiting,
-                lost: row.lost,
-            }
+        Ok(row.map(|row| Renewed {
+            work_is_waiting: row.work_is_waiting,
+            lost: row.lost,
+            next_lease_end: row.next_lease_end.map(seconds_from_now),
         }))
     }
 
@@ -205,9 +205,12 @@ impl Store {
             sqlx::query_file_scalar!("src/store/queries/read_next_deadline.sql", shift as _)
                 .fetch_one(&self.engine)
                 .await?;
-        Ok(seconds
-            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
+        Ok(seconds.map(seconds_from_now))
     }
+}
+
+fn seconds_from_now(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
 fn lost(worker: &str, row: HeldRow) -> Ended {
@@ -232,5 +235,6 @@ fn lost(worker: &str, row: HeldRow) -> Ended {
         },
         lines: Vec::new(),
         rendered: None,
+        span: None,
     }
 }

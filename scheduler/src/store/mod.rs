@@ -7,6 +7,8 @@
 mod claim;
 mod durable;
 mod error;
+mod figures;
+mod gates;
 mod lease;
 mod log;
 mod people;
@@ -22,7 +24,7 @@ mod text;
 pub(crate) mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,22 +37,26 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use claim::{Appetite, Claimed, Execution};
+pub use claim::{Appetite, Claimed, Execution, Taken};
 pub use durable::Fenced;
 pub use error::Error;
+pub use figures::{Figures, HotShare};
 pub use lease::{Heartbeat, Renewed};
 pub use log::LogLine;
-pub use publish::{Published, PublishedFile, content_hash};
+pub use publish::{Published, PublishedFile, ToPublish, content_hash};
 pub use repair::Rebuilt;
 pub use rows::*;
-pub use settle::{Ended, Ending, Settled};
+pub use settle::{Ended, Ending, Settled, Span};
 
 use crate::model::{Dag, VersionId};
 
 /// The orchestrator's state in Postgres. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// For the engine's own statements: short, prepared, never left waiting by people's queries.
+    /// For what every task goes through, settling and claiming: as few connections as can be busy at once, so that
+    /// each keeps its plans and its place in the processor's caches.
+    hot: PgPool,
+    /// For the engine's other statements: short, prepared, never left waiting by people's queries.
     engine: PgPool,
     /// For what people look at, under a statement time-out.
     people: PgPool,
@@ -64,7 +70,16 @@ struct Shared {
     definitions: Mutex<HashMap<VersionId, Arc<Dag>>>,
     /// Whether any pool has a limit, as last seen. Only decides whether a claim looks at limited pools at all; that no
     /// limit is exceeded is decided inside the claim.
-    pools_have_limits: AtomicBool,
+    limited_pools: AtomicBool,
+    /// Whether anything stands behind a gate, as last seen. The same holds for it.
+    gates: AtomicBool,
+}
+
+/// What a claim need not look at while it is not there.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    LimitedPools,
+    Gates,
 }
 
 /// Whether a DAG runs by itself.
@@ -97,6 +112,8 @@ impl Effects {
     }
 }
 
+/// As many transactions as a worker has on their way at once.
+const HOT_CONNECTIONS: u32 = 2;
 const ENGINE_CONNECTIONS: u32 = 8;
 const PEOPLE_CONNECTIONS: u32 = 6;
 
@@ -143,17 +160,21 @@ impl Store {
             ("statement_timeout", "15s"),
             ("jit", "off"),
         ]);
-        let engine = PgPoolOptions::new()
-            .max_connections(ENGINE_CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(10))
-            // A ping before every statement would double the round trips; a broken connection is found by using it.
-            .test_before_acquire(false)
-            .connect_lazy_with(engine_options);
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(10))
+                // A ping before every statement would double the round trips; a broken connection is found by using it.
+                .test_before_acquire(false)
+        };
+        let hot = pool(HOT_CONNECTIONS).connect_lazy_with(engine_options.clone());
+        let engine = pool(ENGINE_CONNECTIONS).connect_lazy_with(engine_options);
         let people = PgPoolOptions::new()
             .max_connections(PEOPLE_CONNECTIONS)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(people_options);
         Self {
+            hot,
             engine,
             people,
             options: Arc::new(options),
@@ -242,6 +263,41 @@ impl Store {
         Ok(dag)
     }
 
+    /// Reads the definitions of versions that this process does not know yet, all at once.
+    async fn know_definitions(
+        &self,
+        connection: &mut PgConnection,
+        versions: &BTreeSet<VersionId>,
+    ) -> Result<(), Error> {
+        let unknown: Vec<i64> = {
+            let known = self
+                .shared
+                .definitions
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            versions
+                .iter()
+                .filter(|version| !known.contains_key(version))
+                .map(|version| version.0)
+                .collect()
+        };
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let rows = sqlx::query_file!("src/store/queries/read_definitions.sql", &unknown)
+            .fetch_all(connection)
+            .await?;
+        for row in rows {
+            let dag =
+                serde_json::from_value(row.definition).map_err(|source| Error::Definition {
+                    version_id: row.version_id,
+                    source,
+                })?;
+            self.remember(row.version_id, &Arc::new(dag));
+        }
+        Ok(())
+    }
+
     fn remember(&self, version: VersionId, dag: &Arc<Dag>) {
         self.shared
             .definitions
@@ -250,13 +306,18 @@ impl Store {
             .insert(version, Arc::clone(dag));
     }
 
-    fn pools_have_limits(&self) -> bool {
-        self.shared.pools_have_limits.load(Ordering::Relaxed)
+    fn seen(&self, what: Seen) -> bool {
+        self.flag(what).load(Ordering::Relaxed)
     }
 
-    fn note_pools_have_limits(&self, limits: bool) {
-        self.shared
-            .pools_have_limits
-            .store(limits, Ordering::Relaxed);
+    fn note(&self, what: Seen, is_there: bool) {
+        self.flag(what).store(is_there, Ordering::Relaxed);
+    }
+
+    fn flag(&self, what: Seen) -> &AtomicBool {
+        match what {
+            Seen::LimitedPools => &self.shared.limited_pools,
+            Seen::Gates => &self.shared.gates,
+        }
     }
 }

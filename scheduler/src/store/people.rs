@@ -37,6 +37,9 @@ impl Store {
             sqlx::query_file_scalar!("src/store/queries/cancel_instances.sql", run_id.0, actor)
                 .fetch_one(&mut *transaction)
                 .await?;
+        let gates = sqlx::query_file_scalar!("src/store/queries/leave_gates_of_run.sql", run_id.0)
+            .fetch_all(&mut *transaction)
+            .await?;
         sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0)
             .execute(&mut *transaction)
             .await?;
@@ -54,6 +57,7 @@ impl Store {
         )
         .await?;
         let mut step = Step::default();
+        step.leave_gates(gates);
         self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id]), &mut step)
             .await?;
         self.finish(&mut transaction, &mut step).await?;

@@ -23,7 +23,7 @@ fn queues() -> Vec<String> {
     vec!["default".to_owned()]
 }
 
-async fn register(store: &Store, name: &str) -> WorkerId {
+pub(crate) async fn register(store: &Store, name: &str) -> WorkerId {
     let queues = queues();
     let who = Heartbeat {
         name,
@@ -36,7 +36,7 @@ async fn register(store: &Store, name: &str) -> WorkerId {
     store.register(who).await.unwrap()
 }
 
-async fn claim(store: &Store, worker_id: WorkerId, slots: usize) -> Vec<Claimed> {
+pub(crate) async fn claim(store: &Store, worker_id: WorkerId, slots: usize) -> Vec<Claimed> {
     store
         .claim(Appetite {
             worker_id,
@@ -45,18 +45,20 @@ async fn claim(store: &Store, worker_id: WorkerId, slots: usize) -> Vec<Claimed>
         })
         .await
         .unwrap()
+        .claimed
 }
 
-fn ended(claimed: Claimed, ending: Ending) -> Ended {
+pub(crate) fn ended(claimed: Claimed, ending: Ending) -> Ended {
     Ended {
         execution: claimed.execution,
         ending,
         lines: Vec::new(),
         rendered: None,
+        span: None,
     }
 }
 
-fn success() -> Ending {
+pub(crate) fn success() -> Ending {
     Ending::Success { output: json!({}) }
 }
 
@@ -68,7 +70,7 @@ async fn sql(store: &Store, statement: String) -> u64 {
         .rows_affected()
 }
 
-async fn number(store: &Store, query: &'static str) -> i64 {
+pub(crate) async fn number(store: &Store, query: &'static str) -> i64 {
     sqlx::query_scalar(query)
         .fetch_one(&store.people)
         .await
@@ -92,7 +94,7 @@ pub(crate) async fn limit_pool(store: &Store, pool: &str, slots: i32) {
         format!("update pool set slots = {slots} where pool = '{pool}'"),
     )
     .await;
-    store.note_pools_have_limits(true);
+    store.note(Seen::LimitedPools, true);
 }
 
 /// Lets every lease be over.
@@ -119,7 +121,7 @@ pub(crate) async fn cut_connections(url: &str) -> usize {
 }
 
 /// What must hold between any two transactions.
-async fn check_invariants(store: &Store) {
+pub(crate) async fn check_invariants(store: &Store) {
     let wrong_counters = number(
         store,
         "select count(*) from task_instance d join run r using (run_id) cross join lateral (
@@ -190,7 +192,7 @@ async fn a_chain_runs_through_without_a_scheduler() {
             Effects::default(),
             "nothing is left for others"
         );
-        claimed = settled.claimed;
+        claimed = settled.taken.claimed;
     }
     assert_eq!(run_state(&store, run).await, RunState::Success);
     check_invariants(&store).await;
@@ -305,7 +307,7 @@ async fn a_settle_whose_answer_was_lost_is_not_refused_the_second_time() {
         slots: 1,
     };
     let lost_answer = store.settle_and_claim(&batch, appetite).await.unwrap();
-    assert_eq!(lost_answer.claimed.len(), 1);
+    assert_eq!(lost_answer.taken.claimed.len(), 1);
     let again = store.settle(&batch).await.unwrap();
     assert!(again.refused.is_empty());
     let held = store.held_by(worker).await.unwrap();
@@ -316,7 +318,7 @@ async fn a_settle_whose_answer_was_lost_is_not_refused_the_second_time() {
     );
     assert_eq!(
         held[0].execution.instance_id,
-        lost_answer.claimed[0].execution.instance_id
+        lost_answer.taken.claimed[0].execution.instance_id
     );
     check_invariants(&store).await;
 }
@@ -662,9 +664,16 @@ async fn publishing_is_idempotent_and_an_edited_schedule_never_fires_for_the_pas
     let runs = number(&store, "select count(*) from run").await;
     assert_eq!(runs, 3);
     let later = store
-        .publish_at("hourly.toml", "two", &hourly("30 * * * *"), shift)
+        .publish_all(
+            &[ToPublish {
+                file: "hourly.toml",
+                source: "two",
+                dag: &Arc::new(hourly("30 * * * *")),
+            }],
+            shift,
+        )
         .await
-        .unwrap();
+        .unwrap()[0];
     assert!(matches!(later, Published::NewVersion(version) if version != first));
     store.schedule_due(shift).await.unwrap();
     assert_eq!(
