@@ -67,7 +67,12 @@ struct Flown {
 }
 
 enum Answer {
-    Settled(Vec<Ended>, Result<Settled, store::Error>),
+    Settled {
+        batch: Vec<Ended>,
+        /// Something may have been claimable when it took off.
+        look: bool,
+        settled: Result<Settled, store::Error>,
+    },
     Claimed(Result<Taken, store::Error>),
     Held(WorkerId, Result<Vec<Claimed>, store::Error>),
 }
@@ -210,6 +215,7 @@ impl Worker {
             } else {
                 free.min(batch.len())
             };
+            let look = state.look;
             if reserved > 0 {
                 state.look = false;
             }
@@ -226,7 +232,11 @@ impl Worker {
                     let settled = settle_all(&store, &batch, appetite).await;
                     Flown {
                         reserved,
-                        answer: Answer::Settled(batch, settled),
+                        answer: Answer::Settled {
+                            batch,
+                            look,
+                            settled,
+                        },
                     }
                 }
                 .boxed(),
@@ -274,8 +284,13 @@ impl Worker {
         // Nothing else was on its way beside it.
         state.is_asking = false;
         match flown.answer {
-            Answer::Settled(batch, Ok(settled)) => {
+            Answer::Settled {
+                batch,
+                look,
+                settled: Ok(settled),
+            } => {
                 self.answered(state);
+                state.look |= look && !settled.looked;
                 count(&batch, &settled);
                 for instance in &settled.refused {
                     tracing::info!(
@@ -315,7 +330,11 @@ impl Worker {
                 }
                 state.look = true;
             }
-            Answer::Settled(batch, Err(error)) => {
+            Answer::Settled {
+                batch,
+                look: _,
+                settled: Err(error),
+            } => {
                 for ended in batch.into_iter().rev() {
                     state.ended.push_front(ended);
                 }

@@ -85,26 +85,35 @@ pub struct Appetite<'a> {
     pub slots: usize,
 }
 
+impl Appetite<'static> {
+    /// For whoever settles and claims nothing.
+    pub const NONE: Self = Self {
+        worker_id: WorkerId(0),
+        queues: &[],
+        slots: 0,
+    };
+}
+
 /// A row of a claim; empty where a statement says only what else there is.
 #[derive(Default)]
-struct ClaimRow {
-    instance_id: Option<InstanceId>,
-    run_id: Option<RunId>,
-    ordinal: Option<i32>,
-    epoch: Option<i32>,
-    tries: Option<i32>,
-    tries_allowed: Option<i32>,
-    lost: Option<i32>,
-    dag_id: Option<DagId>,
-    version_id: Option<VersionId>,
-    logical_date: Option<DateTime<Utc>>,
-    data_interval_start: Option<DateTime<Utc>>,
-    data_interval_end: Option<DateTime<Utc>>,
-    params: Option<Value>,
-    resume: Option<Value>,
-    several_lanes: bool,
-    closed_lanes: bool,
-    gated: bool,
+pub(super) struct ClaimRow {
+    pub(super) instance_id: Option<InstanceId>,
+    pub(super) run_id: Option<RunId>,
+    pub(super) ordinal: Option<i32>,
+    pub(super) epoch: Option<i32>,
+    pub(super) tries: Option<i32>,
+    pub(super) tries_allowed: Option<i32>,
+    pub(super) lost: Option<i32>,
+    pub(super) dag_id: Option<DagId>,
+    pub(super) version_id: Option<VersionId>,
+    pub(super) logical_date: Option<DateTime<Utc>>,
+    pub(super) data_interval_start: Option<DateTime<Utc>>,
+    pub(super) data_interval_end: Option<DateTime<Utc>>,
+    pub(super) params: Option<Value>,
+    pub(super) resume: Option<Value>,
+    pub(super) several_lanes: bool,
+    pub(super) closed_lanes: bool,
+    pub(super) gated: bool,
 }
 
 /// What a claim came to.
@@ -291,7 +300,7 @@ impl Store {
         })
     }
 
-    async fn completed(
+    pub(super) async fn completed(
         &self,
         connection: &mut PgConnection,
         worker_id: WorkerId,

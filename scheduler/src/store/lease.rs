@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use pinwheel_tasks::{Failure, FailureClass};
 
-use super::{Effects, Ended, Ending, Error, Execution, Settled, Store, settle::Step};
+use super::{Appetite, Effects, Ended, Ending, Error, Execution, Settled, Store, settle::Step};
 use crate::model::{InstanceId, RunId, VersionId, WorkerId};
 
 /// A process that asks for a lease.
@@ -139,7 +139,9 @@ impl Store {
             .map(|row| lost(name(row.worker_id), row))
             .collect();
         let mut step = Step::default();
-        let refused = self.settle_by(&mut transaction, &batch, &mut step).await?;
+        let refused = self
+            .settle_by(&mut transaction, &batch, Appetite::NONE, &mut step)
+            .await?;
         transaction.commit().await?;
         for worker in &expired {
             tracing::warn!(

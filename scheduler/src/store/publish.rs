@@ -445,6 +445,10 @@ async fn insert_tasks(
     let upstream: Vec<i32> = tasks()
         .map(|(_, _, task)| number(task.upstream.len()))
         .collect();
+    let runs_if_all_ok: Vec<bool> = versions
+        .iter()
+        .flat_map(|(_, dag)| dag.tasks.iter().map(|task| dag.runs_if_all_ok(task)))
+        .collect();
     sqlx::query_file!(
         "src/store/queries/insert_tasks.sql",
         &of,
@@ -458,7 +462,8 @@ async fn insert_tasks(
         &slots,
         &retries,
         &allow_failure,
-        &upstream
+        &upstream,
+        &runs_if_all_ok
     )
     .execute(&mut *connection)
     .await?;

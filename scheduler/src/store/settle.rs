@@ -11,9 +11,12 @@ use std::{
 
 use pinwheel_tasks::Failure;
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
-use super::{Appetite, Effects, Error, Execution, LogLine, Seen, Store, Taken, claim::task_at};
+use super::{
+    Appetite, Effects, Error, Execution, LogLine, Seen, Store, Taken,
+    claim::{ClaimRow, task_at},
+};
 use crate::model::{
     DagId, InstanceId, RunId, RunState, TaskState, VersionId,
     trigger_rule::{self, Upstream, Verdict},
@@ -81,6 +84,8 @@ pub struct Settled {
     pub refused: Vec<InstanceId>,
     /// What the worker claimed for its free slots in the same transaction.
     pub taken: Taken,
+    /// Whether it looked for what could be claimed, beyond what it was handed.
+    pub looked: bool,
     /// Runs that became final.
     pub closed: Vec<(RunId, RunState)>,
     /// What is left for others.
@@ -95,6 +100,7 @@ impl Settled {
             effects: step.effects(),
             refused: refused.into_iter().collect(),
             taken: Taken::default(),
+            looked: true,
             closed: step.closed,
             made_ready: step.made_ready,
             touched_queued: step.touched_queued,
@@ -133,6 +139,8 @@ pub(super) struct Step {
     have_room: BTreeSet<DagId>,
     /// Gates that somebody behind them has left.
     left_gates: BTreeSet<String>,
+    /// What the worker was handed over already.
+    started: Vec<ClaimRow>,
     pub(super) closed: Vec<(RunId, RunState)>,
     made_ready: usize,
     /// Counters of a queued task instance were touched: a claim may have skipped it meanwhile.
@@ -173,10 +181,7 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached; nothing is known about the batch then.
     pub async fn settle(&self, batch: &[Ended]) -> Result<Settled, Error> {
-        let mut transaction = self.hot.begin().await?;
-        let settled = self.settle_in(&mut transaction, batch).await?;
-        transaction.commit().await?;
-        Ok(settled)
+        self.settle_and_claim(batch, Appetite::NONE).await
     }
 
     /// [`Store::settle`], and a claim for the freed slots in the same transaction.
@@ -188,28 +193,119 @@ impl Store {
         batch: &[Ended],
         appetite: Appetite<'_>,
     ) -> Result<Settled, Error> {
-        let mut transaction = self.hot.begin().await?;
-        let mut settled = self.settle_in(&mut transaction, batch).await?;
-        settled.taken = self.claim_by(&mut transaction, appetite).await?;
+        let mut connection = self.hot.acquire().await?;
+        if self.is_one_statement(batch) {
+            return self.settle_at_once(&mut connection, batch, appetite).await;
+        }
+        let mut transaction = connection.begin().await?;
+        let mut step = Step::default();
+        let mut refused = self
+            .settle_by(&mut transaction, batch, appetite, &mut step)
+            .await?;
+        if !refused.is_empty() {
+            self.forgive_recorded(&mut transaction, batch, &mut refused)
+                .await?;
+        }
+        let started = step.started.len();
+        let mut taken = Taken::default();
+        let rest = Appetite {
+            slots: appetite.slots.saturating_sub(started),
+            ..appetite
+        };
+        if rest.slots > 0 {
+            taken = self.claim_by(&mut transaction, rest).await?;
+        }
+        let claimed_here = taken.claimed.len();
+        let handed_over = std::mem::take(&mut step.started);
+        let mut handed_over = self
+            .completed(&mut transaction, appetite.worker_id, handed_over)
+            .await?;
         transaction.commit().await?;
+        handed_over.append(&mut taken.claimed);
+        taken.claimed = handed_over;
+        let mut settled = Settled::new(refused, step);
         // What was made claimable here was claimed here: nobody else needs to wake up for it.
-        settled.effects.work &=
-            settled.made_ready > settled.taken.claimed.len() || settled.touched_queued;
+        settled.effects.work &= settled.made_ready > claimed_here || settled.touched_queued;
+        settled.taken = taken;
         Ok(settled)
     }
 
-    async fn settle_in(
+    /// Whether everything that follows from a batch follows in the settling statement itself, whatever the tables hold:
+    /// plain successes, each with a task downstream (so no run closes), and each of these with no other task upstream.
+    fn is_one_statement(&self, batch: &[Ended]) -> bool {
+        batch.iter().all(|ended| {
+            let Some(dag) = self.known_definition(ended.execution.version_id) else {
+                return false;
+            };
+            let task = task_at(&dag, ended.execution.ordinal);
+            matches!(ended.ending, Ending::Success { .. })
+                && ended.lines.is_empty()
+                && ended.rendered.is_none()
+                && !ended.execution.continues
+                && dag.max_active_tasks.is_none()
+                && task.concurrency.is_none()
+                && !task.downstream.is_empty()
+                && task.downstream.iter().all(|below| {
+                    let below = &dag.tasks[*below];
+                    below.upstream.len() == 1 && dag.runs_if_all_ok(below)
+                })
+        }) && self.without_edges(batch).len() == 1
+    }
+
+    /// Settles a batch of which [`Store::is_one_statement`] holds: one round trip and one commit.
+    async fn settle_at_once(
         &self,
         connection: &mut PgConnection,
         batch: &[Ended],
+        appetite: Appetite<'_>,
     ) -> Result<Settled, Error> {
+        let mut next = Vec::with_capacity(batch.len());
+        for ended in batch {
+            let dag = self
+                .definition_by(connection, ended.execution.version_id)
+                .await?;
+            next.push(what_next(ended, task_at(&dag, ended.execution.ordinal)));
+        }
+        let everything: Vec<usize> = (0..batch.len()).collect();
+        let written = write::outcomes(
+            connection,
+            batch,
+            &next,
+            &everything,
+            appetite,
+            |execution| self.fails_run(execution),
+        )
+        .await?;
         let mut step = Step::default();
-        let mut refused = self.settle_by(connection, batch, &mut step).await?;
+        let mut accepted = HashSet::new();
+        let mut undecided = Vec::new();
+        Self::sort_in(written, &mut accepted, &mut undecided, &mut step);
+        let mut refused: BTreeSet<InstanceId> = batch
+            .iter()
+            .map(|ended| ended.execution.instance_id)
+            .filter(|instance_id| !accepted.contains(instance_id))
+            .collect();
         if !refused.is_empty() {
             self.forgive_recorded(connection, batch, &mut refused)
                 .await?;
         }
-        Ok(Settled::new(refused, step))
+        let started = std::mem::take(&mut step.started);
+        let claimed = self
+            .completed(connection, appetite.worker_id, started)
+            .await?;
+        let made_ready = step.made_ready;
+        let handed_over = claimed.len();
+        let has_room = handed_over < appetite.slots;
+        let mut settled = Settled::new(refused, step);
+        settled.taken = Taken {
+            claimed,
+            // A slot that nobody was handed is free for what waits elsewhere.
+            look_again: has_room && (made_ready > 0 || handed_over < batch.len()),
+            contended: false,
+        };
+        settled.looked = false;
+        settled.effects.work &= made_ready > 0 || settled.touched_queued;
+        Ok(settled)
     }
 
     /// Records a failure in place of a result that Postgres refuses to store, without anything it brought along.
@@ -268,6 +364,7 @@ impl Store {
         &self,
         connection: &mut PgConnection,
         batch: &[Ended],
+        appetite: Appetite<'_>,
         step: &mut Step,
     ) -> Result<BTreeSet<InstanceId>, Error> {
         if batch.is_empty() {
@@ -291,7 +388,11 @@ impl Store {
         let mut accepted = HashSet::new();
         let mut counters = Vec::new();
         for group in self.without_edges(batch) {
-            let written = write::outcomes(connection, batch, &next, &group, |execution| {
+            let rest = Appetite {
+                slots: appetite.slots.saturating_sub(step.started.len()),
+                ..appetite
+            };
+            let written = write::outcomes(connection, batch, &next, &group, rest, |execution| {
                 self.fails_run(execution)
             })
             .await?;
@@ -383,6 +484,8 @@ impl Store {
                     });
                     counters.push(row);
                 }
+                Written::Promoted => step.made_ready += 1,
+                Written::Started(row) => step.started.push(row),
                 Written::Closed(run_id, dag_id, state) => {
                     step.closed.push((run_id, state));
                     step.have_room.insert(dag_id);

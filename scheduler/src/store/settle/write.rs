@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
@@ -17,15 +18,25 @@ use crate::{
     model::{
         Dag, DagId, InstanceId, RunId, RunState, SleepReason, TaskState, TryOutcome, VersionId,
     },
-    store::{Error, Execution, LogLine, claim::task_at, gates::Gates, log, text::storable},
+    store::{
+        Appetite, Error, Execution, LogLine,
+        claim::{ClaimRow, task_at},
+        gates::Gates,
+        log,
+        text::storable,
+    },
 };
 
 /// What the settling statement says about one row.
 pub(super) enum Written {
     /// The execution was still owned and is settled.
     Settled(InstanceId),
-    /// A task instance downstream, with its counters as they are now.
+    /// A task instance downstream, with its counters as they are now: its rule is still to be decided.
     Counted(Counters),
+    /// A task instance downstream that runs because everything above succeeded; it may be claimed.
+    Promoted,
+    /// The same, and it is the worker's already.
+    Started(ClaimRow),
     /// A run that has become final.
     Closed(RunId, DagId, RunState),
     /// A gate that a settled execution has left.
@@ -33,6 +44,7 @@ pub(super) enum Written {
 }
 
 struct Row {
+    what: String,
     instance_id: Option<InstanceId>,
     run_id: Option<RunId>,
     ordinal: Option<i32>,
@@ -42,32 +54,55 @@ struct Row {
     failed: Option<i32>,
     upstream_failed: Option<i32>,
     skipped: Option<i32>,
+    epoch: Option<i32>,
+    tries: Option<i32>,
+    tries_allowed: Option<i32>,
+    lost: Option<i32>,
+    version_id: Option<VersionId>,
     dag_id: Option<DagId>,
     run_state: Option<RunState>,
+    logical_date: Option<DateTime<Utc>>,
+    data_interval_start: Option<DateTime<Utc>>,
+    data_interval_end: Option<DateTime<Utc>>,
+    params: Option<Value>,
     gate: Option<String>,
 }
 
 impl Row {
     fn read(self) -> Option<Written> {
-        if let Some(instance_id) = self.instance_id {
-            return Some(Written::Settled(instance_id));
+        match self.what.as_str() {
+            "settled" => Some(Written::Settled(self.instance_id?)),
+            "counted" => Some(Written::Counted(Counters {
+                run_id: self.run_id?,
+                ordinal: self.ordinal?,
+                state: self.state?,
+                pending: self.pending?,
+                ok: self.ok?,
+                failed: self.failed?,
+                upstream_failed: self.upstream_failed?,
+                skipped: self.skipped?,
+            })),
+            "promoted" => Some(Written::Promoted),
+            "started" => Some(Written::Started(ClaimRow {
+                instance_id: self.instance_id,
+                run_id: self.run_id,
+                ordinal: self.ordinal,
+                epoch: self.epoch,
+                tries: self.tries,
+                tries_allowed: self.tries_allowed,
+                lost: self.lost,
+                dag_id: self.dag_id,
+                version_id: self.version_id,
+                logical_date: self.logical_date,
+                data_interval_start: self.data_interval_start,
+                data_interval_end: self.data_interval_end,
+                params: self.params,
+                ..ClaimRow::default()
+            })),
+            "closed" => Some(Written::Closed(self.run_id?, self.dag_id?, self.run_state?)),
+            "left" => Some(Written::Left(self.gate?)),
+            _unknown => None,
         }
-        if let Some(gate) = self.gate {
-            return Some(Written::Left(gate));
-        }
-        if let Some(run_state) = self.run_state {
-            return Some(Written::Closed(self.run_id?, self.dag_id?, run_state));
-        }
-        Some(Written::Counted(Counters {
-            run_id: self.run_id?,
-            ordinal: self.ordinal?,
-            state: self.state?,
-            pending: self.pending?,
-            ok: self.ok?,
-            failed: self.failed?,
-            upstream_failed: self.upstream_failed?,
-            skipped: self.skipped?,
-        }))
     }
 }
 
@@ -77,6 +112,7 @@ pub(super) async fn outcomes(
     batch: &[Ended],
     next: &[Next],
     group: &[usize],
+    appetite: Appetite<'_>,
     fails_run: impl Fn(&Execution) -> bool,
 ) -> Result<Vec<Written>, Error> {
     let batch = || group.iter().map(|position| &batch[*position]);
@@ -152,6 +188,9 @@ pub(super) async fn outcomes(
         &began_ago as &[Option<f64>],
         &ended_ago,
         &versions,
+        appetite.worker_id.0,
+        i32::try_from(appetite.slots).unwrap_or(i32::MAX),
+        appetite.queues,
     )
     .fetch_all(connection)
     .await?;
