@@ -457,7 +457,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(allowed, 19);
+        assert_eq!(allowed, 20);
     }
 
     #[test]

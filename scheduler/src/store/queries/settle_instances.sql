@@ -84,7 +84,7 @@ with locked as materialized (
     where i.run_id = d.run_id and i.ordinal = d.ordinal
     returning i.instance_id, i.run_id, i.ordinal, i.state, i.pending, i.ok, i.failed, i.upstream_failed, i.skipped,
         -- One that was queued or running before has another time there.
-        d.runs_if_all_ok and i.pending = 0 and i.queued_at = statement_timestamp() as is_promoted,
+        d.runs_if_all_ok and i.pending = 0 and i.queued_at is not distinct from statement_timestamp() as is_promoted,
         i.epoch, i.tries, i.tries_allowed, i.lost, d.pool, d.queue, d.priority, d.slots
 ), made_ready as (
     insert into ready (instance_id, run_id, pool, queue, priority, slots)
