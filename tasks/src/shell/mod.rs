@@ -9,6 +9,8 @@ mod output;
 mod process;
 
 #[cfg(test)]
+mod rate;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};

@@ -255,6 +255,11 @@ fn say(words: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::unix::process::CommandExt,
+        process::{Command, Stdio},
+    };
+
     use super::*;
 
     #[test]
@@ -262,5 +267,22 @@ mod tests {
         let start = started_at(Pid::this()).expect("we run");
         assert!(start <= ticks(nanoseconds(ClockId::CLOCK_BOOTTIME)));
         assert_eq!(started_at(Pid::from_raw(i32::MAX)), None);
+    }
+
+    #[test]
+    fn a_number_that_has_come_round_to_somebody_else_is_not_killed() {
+        let mut stranger = Command::new("/bin/sh")
+            .args(["-c", "read word"])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let _stays_open = stranger.stdin.take();
+        let leader = Pid::from_raw(stranger.id().try_into().unwrap());
+        Group { leader, told_at: 0 }.kill();
+        assert!(stranger.try_wait().unwrap().is_none(), "it came later");
+        let told_at = nanoseconds(ClockId::CLOCK_BOOTTIME);
+        Group { leader, told_at }.kill();
+        assert!(!stranger.wait().unwrap().success());
     }
 }

@@ -6,6 +6,7 @@ use std::{
     io::{PipeWriter, pipe},
     os::unix::process::ExitStatusExt,
     path::Path,
+    process::ChildStdin,
     thread::JoinHandle,
 };
 
@@ -50,84 +51,97 @@ fn tell(pipe: &mut PipeWriter, messages: &[Message]) {
     pipe.write_all(lines.as_bytes()).unwrap();
 }
 
-/// A process that waits for a word that nobody says, with a mark.
-fn process(mark: &str) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command
-        .args(["-c", "read word"])
-        .env(MARK, mark)
-        .stdin(Stdio::piped())
-        .process_group(0);
-    command
+/// A process that waits for a word that nobody says, and ends with its test at the latest.
+struct Process {
+    child: Child,
+    _nobody_says: ChildStdin,
 }
 
-fn pid(child: &Child) -> Pid {
-    Pid::from_raw(child.id().try_into().unwrap())
-}
+impl Process {
+    fn marked(mark: &str) -> Self {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read word"])
+            .env(MARK, mark)
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        // Or waiting for it would close it.
+        let stdin = child.stdin.take().unwrap();
+        Self {
+            child,
+            _nobody_says: stdin,
+        }
+    }
 
-fn was_killed(child: &mut Child) -> bool {
-    child.wait().unwrap().signal() == Some(9)
-}
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
 
-/// For processes that nobody has killed.
-fn lives(mut child: Child) -> bool {
-    let lives = child.try_wait().unwrap().is_none();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    lives
+    fn is_killed(mut self) -> bool {
+        self.child.wait().unwrap().signal() == Some(9)
+    }
+
+    /// For processes that nobody has killed.
+    fn lives(mut self) -> bool {
+        let lives = self.child.try_wait().unwrap().is_none();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        lives
+    }
 }
 
 #[test]
 fn the_end_of_the_pipe_ends_every_group_and_whatever_bears_the_mark_of_a_running_try() {
     let (mut pipe, warden) = watched();
-    let mut group = process("").env_remove(MARK).spawn().unwrap();
-    let mut untold = process("abc-2").spawn().unwrap();
-    let deliberate = process("abc-3").spawn().unwrap();
-    let elsewhere = process("abd-2").spawn().unwrap();
-    let over = process("abc-4").spawn().unwrap();
+    let group = Process::marked("none");
+    let untold = Process::marked("abc-2");
+    let deliberate = Process::marked("abc-3");
+    let elsewhere = Process::marked("abd-2");
+    let over = Process::marked("abc-4");
     tell(
         &mut pipe,
         &[
             Message::Begin(1),
-            Message::Leads(1, pid(&group)),
+            Message::Leads(1, group.pid()),
             Message::Begin(2),
             Message::Begin(4),
-            Message::Leads(4, pid(&over)),
+            Message::Leads(4, over.pid()),
             Message::Over(4),
         ],
     );
     drop(pipe);
-    assert!(was_killed(&mut group), "it was told of");
-    assert!(was_killed(&mut untold), "its try was announced");
+    assert!(group.is_killed(), "it was told of");
+    assert!(untold.is_killed(), "its try was announced");
     warden.join().unwrap();
-    assert!(lives(deliberate), "its try is not running");
-    assert!(lives(elsewhere), "it is another worker's");
-    assert!(lives(over), "its try is over");
+    assert!(deliberate.lives(), "its try is not running");
+    assert!(elsewhere.lives(), "it is another worker's");
+    assert!(over.lives(), "its try is over");
 }
 
 #[test]
 fn a_lease_that_is_over_ends_what_runs_and_a_renewed_one_lets_later_tries_run() {
     let (mut pipe, warden) = watched();
-    let mut first = process("abc-1").spawn().unwrap();
+    let first = Process::marked("abc-1");
     tell(
         &mut pipe,
         &[
             Message::Trust(Moment(u64::MAX)),
             Message::Begin(1),
-            Message::Leads(1, pid(&first)),
+            Message::Leads(1, first.pid()),
             Message::Trust(Moment(0)),
         ],
     );
-    assert!(was_killed(&mut first));
-    let mut late = process("abc-2").spawn().unwrap();
+    assert!(first.is_killed());
+    let late = Process::marked("abc-2");
     tell(
         &mut pipe,
-        &[Message::Begin(2), Message::Leads(2, pid(&late))],
+        &[Message::Begin(2), Message::Leads(2, late.pid())],
     );
-    assert!(was_killed(&mut late), "it came after the end");
+    assert!(late.is_killed(), "it came after the end");
 
-    let trusted = process("abc-3").spawn().unwrap();
-    let mut given_up = process("abc-4").spawn().unwrap();
+    let trusted = Process::marked("abc-3");
+    let given_up = Process::marked("abc-4");
     tell(
         &mut pipe,
         &[
@@ -135,35 +149,35 @@ fn a_lease_that_is_over_ends_what_runs_and_a_renewed_one_lets_later_tries_run() 
             Message::Over(2),
             Message::Trust(Moment(u64::MAX)),
             Message::Begin(3),
-            Message::Leads(3, pid(&trusted)),
+            Message::Leads(3, trusted.pid()),
             Message::Begin(4),
             Message::GivenUp(4),
         ],
     );
     // It is looked for when the pipe is silent, which is also when the lease would be enforced.
-    assert!(was_killed(&mut given_up));
+    assert!(given_up.is_killed());
     tell(&mut pipe, &[Message::Over(3)]);
     drop(pipe);
     warden.join().unwrap();
-    assert!(lives(trusted));
+    assert!(trusted.lives());
 }
 
 #[test]
 fn an_expired_worker_that_dies_leaves_nothing_either() {
     let (mut pipe, warden) = watched();
-    let mut first = process("abc-1").spawn().unwrap();
+    let first = Process::marked("abc-1");
     tell(
         &mut pipe,
         &[
             Message::Begin(1),
-            Message::Leads(1, pid(&first)),
+            Message::Leads(1, first.pid()),
             Message::Trust(Moment(0)),
         ],
     );
-    assert!(was_killed(&mut first));
-    let mut second = process("abc-1").spawn().unwrap();
+    assert!(first.is_killed());
+    let second = Process::marked("abc-1");
     drop(pipe);
-    assert!(was_killed(&mut second));
+    assert!(second.is_killed());
     warden.join().unwrap();
 }
 
