@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pinwheel_scheduler::{
-    engine::{self, Changes, Engine, Roles, SystemClock},
+    engine::{self, Changes, Engine, OnLease, Roles, SystemClock},
     store::Store,
 };
 use pinwheel_streaming::{
@@ -15,7 +15,9 @@ use pinwheel_streaming::{
     live,
     worker::{self, StreamDefinition, Worker, WorkerOptions},
 };
-use pinwheel_tasks::{KafkaSettings, Registry, S3Settings, kafka, s3::ObjectStore};
+use pinwheel_tasks::{
+    KafkaSettings, Registry, S3Settings, Warden, duration, kafka, s3::ObjectStore,
+};
 use pinwheel_web::{Check, WebOptions, WebState};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -30,9 +32,6 @@ use crate::{
 
 /// The topic that posted pins go to.
 pub(crate) const PINS_TOPIC: &str = "pins";
-/// How long a running task may go on after the process was asked to stop.
-const GRACE: Duration = Duration::from_secs(30);
-
 /// What is said when a loop broke that the engine cannot do without.
 pub(crate) const ENGINE_BROKE: &str = "the engine cannot go on; its log says which loop broke";
 
@@ -40,40 +39,107 @@ pub(crate) const ENGINE_BROKE: &str = "the engine cannot go on; its log says whi
 pub(crate) async fn run_scheduler(settings: &Settings) -> Result<()> {
     let url = settings.require_database("scheduler")?;
     let registry = registry::for_checks(&settings.dags_folder).await?;
-    run_engine(settings, "scheduler", url, registry, Roles::Scheduler).await
+    let engine = EngineParts {
+        registry,
+        roles: Roles::Scheduler,
+        grace: Duration::ZERO,
+        on_lease: OnLease::default(),
+    };
+    run_engine(settings, "scheduler", url, engine).await
 }
 
 /// `pinwheel worker`
 pub(crate) async fn run_worker(settings: &Settings) -> Result<()> {
     let url = settings.require_database("worker")?;
-    let registry = registry::for_work(settings, "worker").await?;
-    run_engine(settings, "worker", url, registry, Roles::Worker).await
+    let (registry, on_lease) = guarded_work(settings, "worker").await?;
+    let engine = EngineParts {
+        registry,
+        roles: Roles::Worker,
+        grace: settings.worker.grace,
+        on_lease,
+    };
+    run_engine(settings, "worker", url, engine).await
 }
 
-async fn run_engine(
-    settings: &Settings,
-    role: &str,
-    url: &str,
-    registry: Registry,
-    roles: Roles,
-) -> Result<()> {
+/// The kinds of a worker, and who has to hear of its lease so that no process of a task outlives it.
+pub(crate) async fn guarded_work(settings: &Settings, role: &str) -> Result<(Registry, OnLease)> {
+    // The very file that runs, though it may have been replaced meanwhile: both ends of the pipe must be of one version.
+    let warden = Warden::new("/proc/self/exe", ["warden"]);
+    let registry = registry::for_work(settings, role, warden.clone()).await?;
+    let on_lease = OnLease::new(move |until| warden.trust_until(until));
+    Ok((registry, on_lease))
+}
+
+/// What makes one engine different from another.
+pub(crate) struct EngineParts {
+    pub(crate) registry: Registry,
+    pub(crate) roles: Roles,
+    /// How long running tasks may go on after the process was asked to stop.
+    pub(crate) grace: Duration,
+    pub(crate) on_lease: OnLease,
+}
+
+async fn run_engine(settings: &Settings, role: &str, url: &str, parts: EngineParts) -> Result<()> {
     let shutdown = shutdown::token();
     let Some(store) = connect(url, &shutdown).await? else {
         return Ok(());
     };
-    let engine = start_engine(settings, store, registry, roles, GRACE).await?;
-    say(&format!(
-        "{role} ready: {} slots; Ctrl-C stops it",
-        settings.worker.slots
-    ));
+    let (roles, grace) = (parts.roles, parts.grace);
+    let engine = start_engine(settings, store, parts).await?;
+    say(&match roles {
+        Roles::Scheduler => format!("{role} ready; Ctrl-C stops it"),
+        Roles::Worker | Roles::Both => format!(
+            "{role} ready: {} slots; Ctrl-C stops it",
+            settings.worker.slots
+        ),
+    });
     let ended = tokio::select! {
         biased;
         () = shutdown.cancelled() => Ok(()),
         () = engine.broken() => Err(Failure::failed(ENGINE_BROKE)),
     };
-    say("stopping; running tasks may end first");
-    engine.stop().await;
+    stop_engine(&engine, grace).await;
     ended
+}
+
+/// Stops an engine in good order, and says how. What runs is handed back when `grace` is over, or at a second signal.
+pub(crate) async fn stop_engine(engine: &Engine, grace: Duration) {
+    let hurry = shutdown::hurry();
+    say(&stopping(engine.running_tasks(), grace));
+    let say_the_rest = async {
+        tokio::select! {
+            biased;
+            () = hurry.cancelled() => {
+                say("handing back what still runs");
+                engine.stop_now();
+            }
+            () = tokio::time::sleep(grace) => {
+                if engine.running_tasks() > 0 {
+                    say("the grace is over; handing back what still runs");
+                }
+                hurry.cancelled().await;
+                engine.stop_now();
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = engine.clone().stop() => {}
+        () = say_the_rest => {}
+    }
+}
+
+fn stopping(running: usize, grace: Duration) -> String {
+    let tasks = match running {
+        0 => return "stopping".to_owned(),
+        1 => "1 running task".to_owned(),
+        several => format!("{several} running tasks"),
+    };
+    format!(
+        "stopping: waiting up to {} for {tasks}; Ctrl-C again hands them back now",
+        duration::text(grace)
+    )
 }
 
 /// `pinwheel web`
@@ -169,11 +235,14 @@ async fn connect_once(url: &str) -> std::result::Result<Store, pinwheel_schedule
 pub(crate) async fn start_engine(
     settings: &Settings,
     store: Store,
-    registry: Registry,
-    roles: Roles,
-    grace: Duration,
+    parts: EngineParts,
 ) -> Result<Engine> {
-    let defaults = engine::Options::default();
+    let EngineParts {
+        registry,
+        roles,
+        grace,
+        on_lease,
+    } = parts;
     let watches_files = match roles {
         Roles::Scheduler | Roles::Both => true,
         Roles::Worker => false,
@@ -183,8 +252,11 @@ pub(crate) async fn start_engine(
         queues: settings.worker.queues.clone(),
         slots: settings.worker.slots,
         dag_folder: watches_files.then(|| settings.dags_folder.clone()),
+        lease: settings.worker.lease,
+        heartbeat: settings.worker.heartbeat,
         grace,
-        ..defaults
+        on_lease,
+        ..engine::Options::default()
     };
     Ok(Engine::start(
         store,

@@ -8,11 +8,12 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
 use pinwheel_tasks::{
-    KafkaSettings, S3Addressing, S3Credentials, S3Settings,
+    KafkaSettings, S3Addressing, S3Credentials, S3Settings, duration,
     s3::{self, Location},
 };
 use serde::Deserialize;
@@ -23,6 +24,10 @@ use crate::failure::{Failure, Result};
 const DEFAULT_FILE: &str = "pinwheel.toml";
 /// Where the shipped DAGs write their datasets.
 const DEFAULT_CLEAN_PREFIX: &str = "s3://lake/clean";
+const GRACE: Duration = Duration::from_secs(30);
+/// A worker that died is noticed when its lease is over.
+const LEASE: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
@@ -140,6 +145,36 @@ pub(crate) struct Flags {
         value_name = "NUMBER"
     )]
     worker_slots: Option<usize>,
+    /// `worker.grace`: how long running tasks may go on after the worker was asked to stop [default: 30s]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_WORKER_GRACE",
+        value_name = "DURATION",
+        value_parser = duration::parse
+    )]
+    worker_grace: Option<Duration>,
+    /// `worker.lease`: how long a worker's tasks stay its own without a heartbeat [default: 30s]
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        env = "PINWHEEL_WORKER_LEASE",
+        value_name = "DURATION",
+        value_parser = duration::parse
+    )]
+    worker_lease: Option<Duration>,
+    /// `worker.heartbeat`: how often a process renews its lease [default: 5s]
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        env = "PINWHEEL_WORKER_HEARTBEAT",
+        value_name = "DURATION",
+        value_parser = duration::parse
+    )]
+    worker_heartbeat: Option<Duration>,
     /// `embedded.postgres_bin`: the folder with `initdb` and `postgres` for the embedded Postgres
     #[arg(
         long,
@@ -182,6 +217,12 @@ pub(crate) struct Worker {
     pub(crate) name: Option<String>,
     pub(crate) queues: Vec<String>,
     pub(crate) slots: usize,
+    /// How long running tasks may go on after the worker was asked to stop.
+    pub(crate) grace: Duration,
+    /// How long this process keeps what it holds without a heartbeat.
+    pub(crate) lease: Duration,
+    /// How often it renews its lease; at most a third of it.
+    pub(crate) heartbeat: Duration,
 }
 
 /// `[embedded]`.
@@ -243,6 +284,15 @@ impl Settings {
                     .hint("leave it out, or set it to how many tasks this process may run at once"),
             );
         }
+        let lease = flags
+            .worker_lease
+            .or(file.worker.lease.map(Period::into_inner))
+            .unwrap_or(LEASE);
+        let heartbeat = flags
+            .worker_heartbeat
+            .or(file.worker.heartbeat.map(Period::into_inner))
+            .unwrap_or(HEARTBEAT);
+        check_heartbeat(heartbeat, lease)?;
         let queues = file
             .worker
             .queues
@@ -279,6 +329,12 @@ impl Settings {
                 name: file.worker.name,
                 queues,
                 slots,
+                grace: flags
+                    .worker_grace
+                    .or(file.worker.grace.map(Period::into_inner))
+                    .unwrap_or(GRACE),
+                lease,
+                heartbeat,
             },
             embedded: Embedded {
                 postgres_bin: flags.postgres_bin.clone().or(file.embedded.postgres_bin),
@@ -328,6 +384,28 @@ fn clean_prefix(given: Option<&str>) -> Result<Location> {
     text.parse().map_err(|error: s3::Error| {
         Failure::invalid(format!("`lake.clean_prefix` is `{text}`: {error}")).hint(error.hint())
     })
+}
+
+/// Two heartbeats may be lost without the lease.
+fn check_heartbeat(heartbeat: Duration, lease: Duration) -> Result<()> {
+    let refuse = |message: String| {
+        Err(Failure::invalid(message).hint(
+            "leave both out, or give a heartbeat that is at most a third of the lease, such as \"5s\" and \"30s\"",
+        ))
+    };
+    if heartbeat.is_zero() {
+        return refuse(
+            "`worker.heartbeat` is 0, so a lease would be renewed without a pause".to_owned(),
+        );
+    }
+    if heartbeat > lease / 3 {
+        return refuse(format!(
+            "`worker.heartbeat` is {}, more than a third of `worker.lease`, which is {}",
+            duration::text(heartbeat),
+            duration::text(lease)
+        ));
+    }
+    Ok(())
 }
 
 fn default_slots() -> usize {
@@ -433,6 +511,30 @@ struct WorkerTable {
     name: Option<String>,
     queues: Option<Vec<String>>,
     slots: Option<usize>,
+    grace: Option<Period>,
+    lease: Option<Period>,
+    heartbeat: Option<Period>,
+}
+
+/// A duration as people write it.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Period(Duration);
+
+impl Period {
+    fn into_inner(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Period {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        duration::parse(&text)
+            .map(Self)
+            .map_err(|error| format!("{}; {}", error.message, error.hint))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -558,6 +660,41 @@ mod tests {
         ] {
             assert!(report.contains(name), "{report}");
         }
+    }
+
+    #[test]
+    fn durations_of_a_worker_are_read_from_file_and_flags() {
+        let text = "[worker]\ngrace = \"1m 30s\"\nlease = \"3s\"\nheartbeat = \"1s\"\n";
+        let worker = read(text, &["--worker-heartbeat", "500ms"])
+            .expect("valid")
+            .worker;
+        assert_eq!(
+            (worker.grace, worker.lease, worker.heartbeat),
+            (
+                Duration::from_secs(90),
+                Duration::from_secs(3),
+                Duration::from_millis(500)
+            )
+        );
+        let failure = read("[worker]\ngrace = \"30\"\n", &[]).expect_err("it has no unit");
+        let report = format!("{:?}", miette::Report::new(failure));
+        assert!(
+            report.contains("has no unit") && report.contains("grace"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn a_heartbeat_that_could_lose_the_lease_is_refused() {
+        for (heartbeat, lease) in [("11s", "30s"), ("0s", "30s"), ("1ms", "2ms")] {
+            let flags = ["--worker-heartbeat", heartbeat, "--worker-lease", lease];
+            let failure = read("", &flags).expect_err(heartbeat);
+            assert!(
+                failure.to_string().contains("worker.heartbeat"),
+                "{failure}"
+            );
+        }
+        assert!(read("", &["--worker-heartbeat", "10s"]).is_ok());
     }
 
     #[test]

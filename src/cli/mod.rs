@@ -97,6 +97,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// Look after the database
     #[command(subcommand)]
     Db(db::Command),
+    /// Watch a worker and end what its tasks run when it cannot; only a worker starts it
+    #[command(hide = true)]
+    Warden,
 }
 
 pub(crate) use self::{dags::wait_until_final, runs::description as run_description};
@@ -117,6 +120,11 @@ pub(crate) struct DemoArguments {
 }
 
 impl CommandLine {
+    /// Whether a worker starts this process as its warden, which needs neither a runtime nor a log.
+    pub(crate) fn is_warden(&self) -> bool {
+        matches!(self.command, Command::Warden)
+    }
+
     /// Does what was asked.
     pub(crate) async fn run(self) -> Result<()> {
         let settings = || Settings::read(&self.flags);
@@ -137,6 +145,7 @@ impl CommandLine {
             Command::Env(arguments) => env::run(&settings()?, &arguments),
             Command::Bench(command) => command.run(&settings()?).await,
             Command::Db(command) => command.run(&settings()?).await,
+            Command::Warden => unreachable!("the process is a warden before there is a runtime"),
         }
     }
 }

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::{
@@ -46,6 +45,10 @@ impl Running {
 
     pub(super) fn remove(&self, instance: InstanceId) {
         self.lock().remove(&instance);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
     }
 
     fn is_empty(&self) -> bool {
@@ -97,15 +100,22 @@ pub(super) async fn open(
             lease: options.lease,
         })
         .await?;
-    Ok(Lease {
-        worker_id,
-        trusted_until: asked + trusted(options.lease),
-    })
+    Ok(Lease::granted(worker_id, asked, options))
 }
 
-/// A sixth of the lease is left for stopping what runs.
-fn trusted(lease: Duration) -> Duration {
-    lease - lease / 6
+impl Lease {
+    /// The lease as it was granted to a request of that moment. The last sixth of it is for stopping what runs: this
+    /// process asks its tasks to end, and half-way through whoever hears of the lease ends what is left of them.
+    fn granted(worker_id: WorkerId, asked: Instant, options: &Options) -> Self {
+        let lease = options.lease;
+        options
+            .on_lease
+            .tell((asked + (lease - lease / 12)).into_std());
+        Self {
+            worker_id,
+            trusted_until: asked + (lease - lease / 6),
+        }
+    }
 }
 
 impl Keeper {
@@ -162,10 +172,8 @@ impl Keeper {
         self.outage.is_over();
         match renewed {
             Some(renewed) => {
-                self.lease.send_replace(Lease {
-                    worker_id,
-                    trusted_until: asked + trusted(self.options.lease),
-                });
+                self.lease
+                    .send_replace(Lease::granted(worker_id, asked, &self.options));
                 self.next_lease_end.send_replace(
                     renewed
                         .next_lease_end

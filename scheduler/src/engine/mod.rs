@@ -20,7 +20,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pinwheel_tasks::Registry;
@@ -86,6 +86,37 @@ pub struct Options {
     pub grace: Duration,
     /// How often the DAG folder is looked at.
     pub dag_poll: Duration,
+    /// Who hears until when tasks may run here.
+    pub on_lease: OnLease,
+}
+
+/// Is told until when this process's tasks may run: at the start, after every renewal, and under a new lease. For
+/// whoever has to end them when this process is stopped itself.
+#[derive(Clone)]
+pub struct OnLease(Arc<dyn Fn(Instant) + Send + Sync>);
+
+impl OnLease {
+    /// Calls `hear`, which must not block.
+    pub fn new(hear: impl Fn(Instant) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    fn tell(&self, until: Instant) {
+        (self.0)(until);
+    }
+}
+
+/// Nobody.
+impl Default for OnLease {
+    fn default() -> Self {
+        Self::new(|_| ())
+    }
+}
+
+impl fmt::Debug for OnLease {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OnLease")
+    }
 }
 
 impl Default for Options {
@@ -99,6 +130,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             dag_poll: Duration::from_secs(2),
+            on_lease: OnLease::default(),
         }
     }
 }
@@ -141,6 +173,7 @@ struct Inner {
     bell: Bell,
     options: Options,
     lease: watch::Receiver<Lease>,
+    running: Running,
     folder: Option<Arc<DagFolder>>,
     stopping: Stopping,
     /// Ends every loop but the worker's, which ends by `stopping`.
@@ -214,6 +247,7 @@ impl Engine {
             bell,
             options,
             lease,
+            running: running.clone(),
             folder,
             stopping: Stopping::default(),
             stop: CancellationToken::new(),
@@ -282,10 +316,16 @@ impl Engine {
         }
     }
 
-    /// Ends the grace of a stop that has begun: what still runs is stopped and handed back now.
+    /// Ends the grace of a stop that has begun: what still runs is stopped within a second and handed back.
     pub fn stop_now(&self) {
         self.inner.stopping.begins.cancel();
         self.inner.stopping.grace_is_over.cancel();
+        self.inner.stopping.at_once.cancel();
+    }
+
+    /// How many tasks run here.
+    pub fn running_tasks(&self) -> usize {
+        self.inner.running.count()
     }
 
     fn spawn_shared(&self, keeper: Arc<Keeper>, outage: &Outage) {
@@ -356,6 +396,7 @@ impl Engine {
                 registry,
                 recorder: recorder.clone(),
                 outage: outage.clone(),
+                stop_at_once: inner.stopping.at_once.clone(),
             },
             lease: inner.lease.clone(),
             running,

@@ -46,6 +46,8 @@ pub(super) struct Stopping {
     pub(super) begins: CancellationToken,
     /// Hand back what still runs.
     pub(super) grace_is_over: CancellationToken,
+    /// Do not wait for a kind that takes its time to stop.
+    pub(super) at_once: CancellationToken,
 }
 
 pub(super) struct Worker {
