@@ -10,6 +10,7 @@ mod error;
 mod lease;
 mod log;
 mod people;
+mod pools;
 mod publish;
 mod read;
 mod repair;
@@ -17,6 +18,7 @@ mod rows;
 mod runs;
 mod settle;
 mod text;
+mod workers;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,7 +40,7 @@ use sqlx::{
 pub use claim::{Appetite, Claimed, Execution};
 pub use durable::Fenced;
 pub use error::Error;
-pub use lease::{Heartbeat, Renewed};
+pub use lease::{Course, Heartbeat, Renewed, Report};
 pub use log::LogLine;
 pub use publish::{Published, PublishedFile, content_hash};
 pub use repair::Rebuilt;

@@ -29,6 +29,7 @@ async fn register(store: &Store, name: &str) -> WorkerId {
         name,
         version: "test",
         queues: &queues,
+        labels: &BTreeMap::new(),
         slots: 8,
         schedules: false,
         lease: Duration::from_secs(600),
