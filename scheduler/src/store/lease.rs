@@ -76,7 +76,7 @@ impl Store {
     /// Postgres refused or cannot be reached.
     pub async fn register(&self, who: Heartbeat<'_>) -> Result<WorkerId, Error> {
         let slots = i32::try_from(who.slots).unwrap_or(i32::MAX);
-        let registered = sqlx::query_file!(
+        Ok(sqlx::query_file_scalar!(
             "src/store/queries/register_worker.sql",
             who.name,
             who.version,
@@ -87,9 +87,7 @@ impl Store {
             json!(who.labels)
         )
         .fetch_one(&self.engine)
-        .await?;
-        self.note_pools_have_limits(registered.pools_have_limits);
-        Ok(registered.worker_id)
+        .await?)
     }
 
     /// Renews a lease by the database's clock. `None` when it has ended: everything it held belongs to others.

@@ -17,6 +17,9 @@ use crate::{
     testing::{dag, fresh_store, publish, run_state, states, trigger},
 };
 
+mod pools;
+mod workers;
+
 const DAY: TimeDelta = TimeDelta::days(1);
 
 fn queues() -> Vec<String> {
