@@ -197,9 +197,9 @@ impl Error {
             Self::UnknownPool { nearest: None, .. } => {
                 Some("`pinwheel pools list` shows the pools there are".to_owned())
             }
-            Self::PoolIsDefault => Some(
-                "to lift its limit, use `pinwheel pools set default --unlimited`".to_owned(),
-            ),
+            Self::PoolIsDefault => {
+                Some("to lift its limit, use `pinwheel pools set default --unlimited`".to_owned())
+            }
             Self::PoolIsNamed { .. } => {
                 Some("take `pool` out of these tasks in their files first".to_owned())
             }

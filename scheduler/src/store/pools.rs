@@ -6,7 +6,7 @@
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::{Error, PoolChange, PoolRow, PoolSet, Store, people::audit, text::storable};
+use super::{Error, PoolChange, PoolDescription, PoolRow, PoolSet, Store, people::audit};
 use crate::model::{DagId, PoolName};
 
 /// The pool of tasks that name none.
@@ -55,7 +55,7 @@ impl Store {
         actor: &str,
     ) -> Result<PoolSet, Error> {
         let slots = change.size.slots();
-        let description = change.description.as_deref().map(storable);
+        let description = change.description.as_ref().map(PoolDescription::as_str);
         let mut transaction = self.engine.begin().await?;
         sqlx::query_file!("src/store/queries/lock_pool_changes.sql")
             .execute(&mut *transaction)
@@ -64,14 +64,14 @@ impl Store {
             "src/store/queries/insert_pool.sql",
             pool.as_str(),
             slots,
-            description.as_deref()
+            description
         )
         .execute(&mut *transaction)
         .await?;
         let done = if inserted.rows_affected() > 0 {
             PoolSet::Created
         } else {
-            change_pool(&mut transaction, pool, slots, description.as_deref()).await?
+            change_pool(&mut transaction, pool, slots, description).await?
         };
         let detail = json!({ "pool": pool, "slots": slots, "description": change.description });
         let action = match done {
@@ -131,7 +131,12 @@ impl Store {
             .pools()
             .await?
             .into_iter()
-            .map(|row| (strsim::jaro_winkler(row.pool.as_str(), pool.as_str()), row.pool))
+            .map(|row| {
+                (
+                    strsim::jaro_winkler(row.pool.as_str(), pool.as_str()),
+                    row.pool,
+                )
+            })
             .filter(|(likeness, _)| *likeness > 0.8)
             .max_by(|(one, _), (other, _)| one.total_cmp(other))
             .map(|(_, name)| name);

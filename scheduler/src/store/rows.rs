@@ -366,13 +366,36 @@ impl PoolSize {
     }
 }
 
+/// What a pool is for, on one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct PoolDescription(String);
+
+impl PoolDescription {
+    /// The most characters it may have.
+    pub const LONGEST: usize = 200;
+
+    /// The text without blanks around it, or `None` when it is longer than [`Self::LONGEST`] characters or holds control
+    /// characters.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let fits = text.chars().count() <= Self::LONGEST && !text.chars().any(char::is_control);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What to make of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolChange {
     /// How many slots it has from now on.
     pub size: PoolSize,
     /// What it is for; `None` leaves it as it is.
-    pub description: Option<String>,
+    pub description: Option<PoolDescription>,
 }
 
 /// What setting a pool did.

@@ -44,7 +44,11 @@ impl From<WorkerRecord> for WorkerRow {
             state: row.state,
             is_scheduler: row.is_scheduler,
             // A scheduler alone registers the queues of its settings as well, and serves none.
-            queues: if row.slots > 0 { row.queues } else { Vec::new() },
+            queues: if row.slots > 0 {
+                row.queues
+            } else {
+                Vec::new()
+            },
             labels: row.labels.0,
             slots: row.slots,
             running: row.running,
@@ -180,7 +184,9 @@ impl Store {
                 .into_iter()
                 .map(|row| (row.queue, row.tasks))
                 .collect(),
-            workers: WorkerState::ALL.map(|state| (state, of_state(state))).into(),
+            workers: WorkerState::ALL
+                .map(|state| (state, of_state(state)))
+                .into(),
         })
     }
 }

@@ -83,7 +83,7 @@ async fn somebody_waits_for(store: &Store, table: &'static str) {
 async fn a_pool_is_made_and_changed_and_each_change_is_noted() {
     let (store, _) = fresh_store().await;
     let gpu = PoolChange {
-        description: Some("The two cards".to_owned()),
+        description: PoolDescription::new(" The two cards "),
         ..slots(2)
     };
     assert_eq!(set(&store, "gpu", gpu).await, PoolSet::Created);
@@ -110,6 +110,15 @@ fn a_size_is_a_number_that_postgres_can_hold_and_not_zero() {
     for right in [1, i64::from(i32::MAX)] {
         let slots = PoolSize::limit(right).and_then(PoolSize::slots);
         assert_eq!(slots.map(i64::from), Some(right));
+    }
+}
+
+#[test]
+fn a_description_is_one_line_of_a_bounded_length() {
+    let longest = "é".repeat(PoolDescription::LONGEST);
+    assert!(PoolDescription::new(&longest).is_some());
+    for wrong in [format!("{longest}é"), "a\nb".to_owned(), "a\0b".to_owned()] {
+        assert_eq!(PoolDescription::new(&wrong), None, "{wrong:?}");
     }
 }
 
@@ -205,7 +214,11 @@ async fn a_limit_counts_what_another_process_is_just_claiming() {
     };
     let mut transaction = store.engine.begin().await.unwrap();
     let claimed = store.claim_by(&mut transaction, appetite(2)).await.unwrap();
-    assert_eq!(claimed.len(), 2, "claimed without a limit, not yet committed");
+    assert_eq!(
+        claimed.len(),
+        2,
+        "claimed without a limit, not yet committed"
+    );
     let setting = {
         let store = store.clone();
         tokio::spawn(async move { set(&store, "busy", slots(2)).await })
@@ -383,7 +396,10 @@ async fn only_a_pool_that_nothing_needs_is_deleted() {
     publish(&store, &pair).await;
     set(&store, "gpu", slots(1)).await;
 
-    let refused = store.delete_pool(&name("default"), "ada").await.unwrap_err();
+    let refused = store
+        .delete_pool(&name("default"), "ada")
+        .await
+        .unwrap_err();
     assert!(matches!(refused, Error::PoolIsDefault));
     let refused = store.delete_pool(&name("gpu"), "ada").await.unwrap_err();
     assert_eq!(

@@ -118,7 +118,10 @@ async fn a_process_says_who_it_is_and_how_loaded() {
     renew(&store, worker, report).await.unwrap();
     let row = store.process(worker).await.unwrap();
     assert_eq!((row.load, &row.labels), (load, &labels));
-    assert_eq!((row.name.as_str(), row.slots, row.is_scheduler), ("host-1", 4, true));
+    assert_eq!(
+        (row.name.as_str(), row.slots, row.is_scheduler),
+        ("host-1", 4, true)
+    );
     assert_eq!(row.queues, queues);
     assert!(row.seen_at > row.started_at && row.lease_until > row.seen_at);
 }
@@ -182,10 +185,7 @@ async fn a_queue_is_unserved_while_no_worker_takes_work_from_it() {
         [gpu.clone()],
         "a scheduler runs no tasks"
     );
-    let worker = store
-        .register(Heartbeat { slots: 1, ..who })
-        .await
-        .unwrap();
+    let worker = store.register(Heartbeat { slots: 1, ..who }).await.unwrap();
     assert!(store.unserved_queues().await.unwrap().is_empty());
     renew(&store, worker, STOPS).await.unwrap();
     assert_eq!(store.unserved_queues().await.unwrap(), [gpu.clone()]);
@@ -234,5 +234,8 @@ async fn nothing_that_a_heartbeat_writes_is_indexed() {
         "select count(*) from pg_index where indrelid = 'worker'::regclass",
     )
     .await;
-    assert_eq!(indices, 1, "the key, so that every heartbeat is a HOT update");
+    assert_eq!(
+        indices, 1,
+        "the key, so that every heartbeat is a HOT update"
+    );
 }
