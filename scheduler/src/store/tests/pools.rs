@@ -64,19 +64,22 @@ async fn settle(store: &Store, claimed: Vec<Claimed>) {
 
 /// Waits until a statement waits for a lock on a table.
 async fn somebody_waits_for(store: &Store, table: &'static str) {
-    loop {
-        let waiting: i64 = sqlx::query_scalar(
-            "select count(*) from pg_locks where relation = $1::regclass and not granted
-                and database = (select oid from pg_database where datname = current_database())",
-        )
-        .bind(table)
-        .fetch_one(&store.people)
+    let waits = async { while !waits_for(store, table).await {} };
+    tokio::time::timeout(Duration::from_secs(30), waits)
         .await
-        .unwrap();
-        if waiting > 0 {
-            return;
-        }
-    }
+        .expect("somebody waits");
+}
+
+async fn waits_for(store: &Store, table: &'static str) -> bool {
+    let waiting: i64 = sqlx::query_scalar(
+        "select count(*) from pg_locks where relation = $1::regclass and not granted
+            and database = (select oid from pg_database where datname = current_database())",
+    )
+    .bind(table)
+    .fetch_one(&store.people)
+    .await
+    .unwrap();
+    waiting > 0
 }
 
 #[tokio::test]
