@@ -18,8 +18,11 @@ use pinwheel_streaming::{
 use pinwheel_tasks::{
     KafkaSettings, Registry, S3Settings, Warden, duration, kafka, s3::ObjectStore,
 };
-use pinwheel_web::{Check, WebOptions, WebState};
-use tokio::{net::TcpListener, task::JoinSet};
+use pinwheel_web::{Check, Gather, MetricsOptions, WebOptions, WebState};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -81,6 +84,11 @@ pub(crate) struct EngineParts {
 
 async fn run_engine(settings: &Settings, role: &str, url: &str, parts: EngineParts) -> Result<()> {
     let shutdown = shutdown::token();
+    let metrics = Metrics::serve(
+        settings,
+        vec![Arc::new(pinwheel_scheduler::metrics::gather)],
+    )
+    .await?;
     let Some(store) = connect(url, &shutdown).await? else {
         return Ok(());
     };
@@ -99,6 +107,7 @@ async fn run_engine(settings: &Settings, role: &str, url: &str, parts: EnginePar
         () = engine.broken() => Err(Failure::failed(ENGINE_BROKE)),
     };
     stop_engine(&engine, grace).await;
+    metrics.end().await;
     ended
 }
 
@@ -142,6 +151,44 @@ fn stopping(running: usize, grace: Duration) -> String {
     )
 }
 
+/// `/metrics` and `/healthz` of a role that serves nothing else, while it is up; nothing when nobody asked for them.
+struct Metrics {
+    served: Option<JoinHandle<std::result::Result<(), pinwheel_web::Error>>>,
+    stop: CancellationToken,
+}
+
+impl Metrics {
+    async fn serve(settings: &Settings, gather: Vec<Gather>) -> Result<Self> {
+        let stop = CancellationToken::new();
+        let served = match settings.metrics_bind {
+            None => None,
+            Some(bind) => {
+                let listener = MetricsOptions { bind }.listen().await?;
+                say(&format!(
+                    "metrics on http://{}/metrics",
+                    local_address(&listener)?
+                ));
+                Some(tokio::spawn(pinwheel_web::serve_metrics(
+                    listener,
+                    gather,
+                    stop.clone(),
+                )))
+            }
+        };
+        Ok(Self { served, stop })
+    }
+
+    /// Ends last, so that a stop can be watched. A role works without its metrics, so their failure is only told.
+    async fn end(self) {
+        self.stop.cancel();
+        if let Some(served) = self.served
+            && let Err(error) = served.await.expect("serving does not panic")
+        {
+            tracing::warn!(%error, "the metrics were not served to the end");
+        }
+    }
+}
+
 /// `pinwheel web`
 pub(crate) async fn run_web(settings: &Settings) -> Result<()> {
     let url = settings.require_database("web")?;
@@ -181,8 +228,13 @@ pub(crate) async fn run_stream(settings: &Settings) -> Result<()> {
     let kafka = settings.require_kafka("stream")?;
     let url = settings.require_database("stream")?;
     let shutdown = shutdown::token();
+    let registry = prometheus::Registry::new();
+    let metrics = {
+        let registry = registry.clone();
+        Metrics::serve(settings, vec![Arc::new(move || registry.gather())]).await?
+    };
     let mut workers = JoinSet::new();
-    for (_, worker) in stream_workers(settings, kafka, url, &prometheus::Registry::new())? {
+    for (_, worker) in stream_workers(settings, kafka, url, &registry)? {
         workers.spawn(worker.run(shutdown.clone()));
     }
     say(&format!(
@@ -199,6 +251,7 @@ pub(crate) async fn run_stream(settings: &Settings) -> Result<()> {
             first_failure = Err(Failure::from(error));
         }
     }
+    metrics.end().await;
     first_failure
 }
 
@@ -250,6 +303,7 @@ pub(crate) async fn start_engine(
     let options = engine::Options {
         name: settings.worker.name.clone().unwrap_or_else(process_name),
         queues: settings.worker.queues.clone(),
+        labels: settings.worker.labels.clone(),
         slots: settings.worker.slots,
         dag_folder: watches_files.then(|| settings.dags_folder.clone()),
         lease: settings.worker.lease,
@@ -440,10 +494,11 @@ impl From<pinwheel_web::Error> for Failure {
     fn from(error: pinwheel_web::Error) -> Self {
         let message = error.to_string();
         match error {
-            pinwheel_web::Error::NotLoopback(_) => Self::invalid(message),
-            pinwheel_web::Error::Bind { .. } => Self::invalid(message).hint(
-                "stop what uses it, or choose another with --web-bind (port 0 takes a free one)",
-            ),
+            pinwheel_web::Error::NotLoopback { .. } => Self::invalid(message),
+            pinwheel_web::Error::Bind { setting, .. } => Self::invalid(message).hint(format!(
+                "stop what uses it, or choose another with --{} (port 0 takes a free one)",
+                setting.replace('.', "-")
+            )),
             pinwheel_web::Error::Serve(_) => Self::failed(message),
         }
     }

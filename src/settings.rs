@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::Args;
+use pinwheel_scheduler::model::is_name;
 use pinwheel_tasks::{
     KafkaSettings, S3Addressing, S3Credentials, S3Settings, duration,
     s3::{self, Location},
@@ -22,6 +23,9 @@ use crate::failure::{Failure, Result};
 
 /// The settings file that is read when no other is named and it exists.
 const DEFAULT_FILE: &str = "pinwheel.toml";
+/// Labels of a worker, and the characters of one's name or value.
+const MOST_LABELS: usize = 16;
+const LONGEST_LABEL: usize = 63;
 /// Where the shipped DAGs write their datasets.
 const DEFAULT_CLEAN_PREFIX: &str = "s3://lake/clean";
 const GRACE: Duration = Duration::from_secs(30);
@@ -136,6 +140,15 @@ pub(crate) struct Flags {
         value_name = "ADDRESS:PORT"
     )]
     ingest_bind: Option<SocketAddr>,
+    /// `metrics.bind`: where a scheduler, a worker or a streaming worker serves /metrics and /healthz [default: nowhere]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_METRICS_BIND",
+        value_name = "ADDRESS:PORT"
+    )]
+    metrics_bind: Option<SocketAddr>,
     /// `worker.slots`: how many tasks run at once in this process [default: 4 for every core]
     #[arg(
         long,
@@ -207,6 +220,8 @@ pub(crate) struct Settings {
     pub(crate) clean_prefix: Location,
     pub(crate) web_bind: SocketAddr,
     pub(crate) ingest_bind: SocketAddr,
+    /// Only for roles that serve nothing else.
+    pub(crate) metrics_bind: Option<SocketAddr>,
     pub(crate) worker: Worker,
     pub(crate) embedded: Embedded,
 }
@@ -216,6 +231,7 @@ pub(crate) struct Settings {
 pub(crate) struct Worker {
     pub(crate) name: Option<String>,
     pub(crate) queues: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) slots: usize,
     /// How long running tasks may go on after the worker was asked to stop.
     pub(crate) grace: Duration,
@@ -297,6 +313,10 @@ impl Settings {
             .worker
             .queues
             .unwrap_or_else(|| vec!["default".to_owned()]);
+        for queue in &queues {
+            check_name("worker.queues", queue)?;
+        }
+        check_labels(&file.worker.labels)?;
         Ok(Self {
             data_dir: flags.data_dir.clone(),
             database_url: flags.database_url.clone().or(file.database.url),
@@ -325,9 +345,11 @@ impl Settings {
                 .ingest_bind
                 .or(file.ingest.bind)
                 .unwrap_or(([127, 0, 0, 1], 8000).into()),
+            metrics_bind: flags.metrics_bind.or(file.metrics.bind),
             worker: Worker {
                 name: file.worker.name,
                 queues,
+                labels: file.worker.labels,
                 slots,
                 grace: flags
                     .worker_grace
@@ -408,6 +430,43 @@ fn check_heartbeat(heartbeat: Duration, lease: Duration) -> Result<()> {
     Ok(())
 }
 
+/// A queue that no task can name would never bring any work.
+fn check_name(setting: &str, name: &str) -> Result<()> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(
+        Failure::invalid(format!("`{setting}` holds `{name}`, which is no name"))
+            .hint("a name has 1 to 128 letters, digits, `_`, `.` and `-`, and begins with none of the last two"),
+    )
+}
+
+/// Every heartbeat's row and every list holds them, so they are few and short.
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    if labels.len() > MOST_LABELS {
+        return Err(Failure::invalid(format!(
+            "`worker.labels` holds {} labels, more than {MOST_LABELS}",
+            labels.len()
+        )));
+    }
+    for (name, value) in labels {
+        check_name("worker.labels", name)?;
+        let characters = value.chars().count();
+        if name.len() > LONGEST_LABEL
+            || !(1..=LONGEST_LABEL).contains(&characters)
+            || value.chars().any(char::is_control)
+        {
+            return Err(Failure::invalid(format!(
+                "the label `{name}` in `worker.labels` does not fit"
+            ))
+            .hint(format!(
+                "a label's name and its value have 1 to {LONGEST_LABEL} characters each, on one line"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn default_slots() -> usize {
     4 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
@@ -460,6 +519,7 @@ struct File {
     lake: LakeTable,
     web: BindTable,
     ingest: BindTable,
+    metrics: BindTable,
     worker: WorkerTable,
     embedded: EmbeddedTable,
 }
@@ -510,6 +570,7 @@ struct BindTable {
 struct WorkerTable {
     name: Option<String>,
     queues: Option<Vec<String>>,
+    labels: BTreeMap<String, String>,
     slots: Option<usize>,
     grace: Option<Period>,
     lease: Option<Period>,
@@ -642,6 +703,8 @@ mod tests {
         assert!(
             file.web.bind.is_some() && file.ingest.bind.is_some() && file.worker.slots.is_some()
         );
+        assert!(file.metrics.bind.is_some() && !file.worker.labels.is_empty());
+        check_labels(&file.worker.labels).expect("the labels fit");
         assert!(file.dags.folder.is_some() && file.embedded.tools.is_some());
     }
 
@@ -695,6 +758,41 @@ mod tests {
             );
         }
         assert!(read("", &["--worker-heartbeat", "10s"]).is_ok());
+    }
+
+    #[test]
+    fn labels_and_queues_are_checked_where_they_are_read() {
+        let settings = read(
+            "[worker]\nlabels = { zone = \"eu-1\", gpu = \"yes\" }\n",
+            &[],
+        );
+        assert_eq!(settings.expect("valid").worker.labels["zone"], "eu-1");
+        let long = "x".repeat(LONGEST_LABEL + 1);
+        let many: String = (0..=MOST_LABELS)
+            .map(|number| format!("l{number} = \"x\", "))
+            .collect();
+        for wrong in [
+            "labels = { \"a b\" = \"x\" }".to_owned(),
+            "labels = { a = \"\" }".to_owned(),
+            "labels = { a = \"x\\ny\" }".to_owned(),
+            "labels = { a = 1 }".to_owned(),
+            format!("labels = {{ a = \"{long}\" }}"),
+            format!("labels = {{ {long} = \"x\" }}"),
+            format!("labels = {{ {many} }}"),
+            "queues = [\"-x\"]".to_owned(),
+        ] {
+            assert!(
+                read(&format!("[worker]\n{wrong}\n"), &[]).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn metrics_are_served_nowhere_unless_they_are_asked_for() {
+        assert_eq!(read("", &[]).expect("valid").metrics_bind, None);
+        let given = read("[metrics]\nbind = \"127.0.0.1:9100\"\n", &[]).expect("valid");
+        assert_eq!(given.metrics_bind, Some(([127, 0, 0, 1], 9100).into()));
     }
 
     #[test]

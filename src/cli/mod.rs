@@ -9,9 +9,11 @@ mod emulate;
 mod env;
 mod logs;
 pub(crate) mod output;
+mod pools;
 pub(crate) mod query;
 mod runs;
 mod schedule;
+mod workers;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -82,6 +84,12 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, show, cancel and clear runs
     #[command(subcommand)]
     Runs(runs::Command),
+    /// List, size and delete pools
+    #[command(subcommand)]
+    Pools(pools::Command),
+    /// List and show workers and schedulers
+    #[command(subcommand)]
+    Workers(workers::Command),
     /// Print the log of a task
     Logs(logs::Arguments),
     /// Ask when a schedule fires
@@ -139,6 +147,8 @@ impl CommandLine {
             Command::Emulate(arguments) => emulate::run(&settings()?, arguments).await,
             Command::Dags(command) => command.run(&settings()?).await,
             Command::Runs(command) => command.run(&settings()?).await,
+            Command::Pools(command) => command.run(&settings()?).await,
+            Command::Workers(command) => command.run(&settings()?).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),
             Command::Query(arguments) => query::run(&settings()?, &arguments).await,

@@ -117,6 +117,11 @@ impl From<store::Error> for Failure {
             E::UnknownRun { .. } => (StatusCode::NOT_FOUND, "No such run"),
             E::UnknownTask { .. } => (StatusCode::NOT_FOUND, "No such task"),
             E::UnknownVersion { .. } => (StatusCode::NOT_FOUND, "No such version"),
+            E::UnknownPool { .. } => (StatusCode::NOT_FOUND, "No such pool"),
+            E::UnknownWorker { .. } => (StatusCode::NOT_FOUND, "No such worker"),
+            E::PoolIsDefault | E::PoolIsNamed { .. } | E::PoolIsBusy { .. } => {
+                (StatusCode::CONFLICT, "The pool is needed")
+            }
             E::RetiredDag { .. } => (StatusCode::CONFLICT, "The DAG's file is gone"),
             E::RunExists { .. } => (StatusCode::CONFLICT, "There is such a run already"),
             E::RunIsFinal { .. } => (StatusCode::CONFLICT, "The run is over"),

@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Clock, Options, Roles,
     bell::Bell,
+    load::Meter,
     outage::{Outage, Pauses},
+    worker::Stopping,
 };
 use crate::{
     metrics,
     model::{InstanceId, WorkerId},
-    store::{self, Heartbeat, Store},
+    store::{self, Course, Effects, Heartbeat, Report, Store},
 };
 
 /// The lease as this process may rely on it.
@@ -51,10 +53,6 @@ impl Running {
         self.lock().len()
     }
 
-    fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     fn snapshot(&self) -> Vec<(InstanceId, i32)> {
         self.lock()
             .iter()
@@ -81,6 +79,9 @@ pub(super) struct Keeper {
     pub(super) next_lease_end: watch::Sender<Option<Instant>>,
     /// Executions that are not this process's any more.
     pub(super) taken_away: mpsc::UnboundedSender<(InstanceId, i32)>,
+    /// Told to people as soon as it begins.
+    pub(super) stopping: Stopping,
+    pub(super) meter: Meter,
 }
 
 /// Opens a lease.
@@ -95,6 +96,7 @@ pub(super) async fn open(
             name: &options.name,
             version: env!("CARGO_PKG_VERSION"),
             queues: &options.queues,
+            labels: &options.labels,
             slots: if roles.works() { options.slots } else { 0 },
             schedules: roles.schedules(),
             lease: options.lease,
@@ -127,22 +129,29 @@ impl Keeper {
         ticks.tick().await;
         let mut cancelled = self.bell.on_cancelled();
         let mut pauses = Pauses::default();
+        let mut stopping = false;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = cancelled.rung() => {
-                    if self.running.is_empty() {
-                        cancelled.arm();
-                        continue;
-                    }
-                }
+                () = self.stopping.begins.cancelled(), if !stopping => {}
+                // Whoever rings so has steered something. Also a process that runs nothing must know: a pool may have
+                // its first limit.
+                () = cancelled.rung() => {}
                 _ = ticks.tick() => {}
             }
+            let begins_to_stop = !stopping && self.stopping.begins.is_cancelled();
+            stopping |= begins_to_stop;
             loop {
                 cancelled.arm();
                 match self.beat().await {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        if begins_to_stop {
+                            // Nobody has to do anything, but pages show it.
+                            self.bell.ring_for(Effects::default());
+                        }
+                        break;
+                    }
                     Err(error) => {
                         metrics::STORE_ERRORS.inc();
                         self.outage.began(&error);
@@ -164,10 +173,18 @@ impl Keeper {
     async fn beat(&self) -> Result<(), store::Error> {
         let worker_id = self.lease.borrow().worker_id;
         let running = self.running.snapshot();
+        let report = Report {
+            load: self.meter.measure(),
+            course: if self.stopping.begins.is_cancelled() {
+                Course::Stops
+            } else {
+                Course::GoesOn
+            },
+        };
         let asked = Instant::now();
         let renewed = self
             .store
-            .renew(worker_id, self.options.lease, &running)
+            .renew_with(worker_id, self.options.lease, &running, report)
             .await?;
         self.outage.is_over();
         match renewed {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod dag_folder;
 mod execute;
 mod heartbeat;
+mod load;
 mod loops;
 mod outage;
 mod recorder;
@@ -17,6 +18,7 @@ mod worker;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -34,6 +36,7 @@ use crate::store::{self, Store};
 use dag_folder::DagFolder;
 use execute::Executor;
 use heartbeat::{Keeper, Lease, Running};
+use load::Meter;
 use loops::{Loops, OnPanic};
 use outage::Outage;
 use recorder::Recorder;
@@ -74,6 +77,8 @@ pub struct Options {
     pub name: String,
     /// The queues a worker serves.
     pub queues: Vec<String>,
+    /// What people are told about the process beside its name.
+    pub labels: BTreeMap<String, String>,
     /// How many tasks a worker runs at once.
     pub slots: usize,
     /// The folder of DAG files a scheduler watches.
@@ -124,6 +129,7 @@ impl Default for Options {
         Self {
             name: format!("pinwheel-{}", std::process::id()),
             queues: vec!["default".to_owned()],
+            labels: BTreeMap::new(),
             slots: 16,
             dag_folder: None,
             lease: Duration::from_secs(30),
@@ -230,6 +236,7 @@ impl Engine {
         let running = Running::default();
         let (taken_away_sender, taken_away) = mpsc::unbounded_channel();
         let (next_lease_end_sender, next_lease_end) = watch::channel(None);
+        let stopping = Stopping::default();
         let keeper = Arc::new(Keeper {
             store: store.clone(),
             bell: bell.clone(),
@@ -241,6 +248,8 @@ impl Engine {
             lease: lease_sender,
             next_lease_end: next_lease_end_sender,
             taken_away: taken_away_sender,
+            stopping: stopping.clone(),
+            meter: Meter::default(),
         });
         let inner = Inner {
             store,
@@ -249,7 +258,7 @@ impl Engine {
             lease,
             running: running.clone(),
             folder,
-            stopping: Stopping::default(),
+            stopping,
             stop: CancellationToken::new(),
             worker: Loops::default(),
             others: Loops::default(),

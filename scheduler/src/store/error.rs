@@ -1,6 +1,6 @@
 //! What can go wrong between the orchestrator and its store.
 
-use crate::model::{DagId, ParamsError, RunId, RunState, TaskState, VersionId};
+use crate::model::{DagId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,43 @@ pub enum Error {
         /// The run.
         run_id: RunId,
     },
+    /// No pool has that name.
+    #[error("unknown pool `{pool}`")]
+    UnknownPool {
+        /// The name that was asked for.
+        pool: PoolName,
+        /// The nearest name that exists.
+        nearest: Option<PoolName>,
+    },
+    /// Tasks that name no pool are in the pool `default`.
+    #[error("the pool `default` cannot be deleted: tasks that name no pool are in it")]
+    PoolIsDefault,
+    /// Tasks of current versions are in the pool.
+    #[error("the pool `{pool}` cannot be deleted: {tasks} {} {} it ({})", noun(*.tasks, "task", "tasks"), noun(*.tasks, "names", "name"), of_dags(.dags))]
+    PoolIsNamed {
+        /// The pool.
+        pool: PoolName,
+        /// How many tasks name it.
+        tasks: i64,
+        /// The DAGs of these tasks.
+        dags: Vec<DagId>,
+    },
+    /// Tasks of older versions run in the pool, or wait in it.
+    #[error("the pool `{pool}` cannot be deleted now: {running} {} in it and {ready} {}", noun(*.running, "task runs", "tasks run"), noun(*.ready, "waits", "wait"))]
+    PoolIsBusy {
+        /// The pool.
+        pool: PoolName,
+        /// How many tasks run in it.
+        running: i64,
+        /// How many tasks wait in it.
+        ready: i64,
+    },
+    /// No process of the engine has, or lately had, that number.
+    #[error("unknown worker {worker_id}")]
+    UnknownWorker {
+        /// The number that was asked for.
+        worker_id: WorkerId,
+    },
     /// A stored definition cannot be read by this version of Pinwheel.
     #[error("the stored definition of version {version_id} cannot be read: {source}")]
     Definition {
@@ -105,6 +142,11 @@ impl Error {
             | Self::RunIsFinal { .. }
             | Self::TaskIsActive { .. }
             | Self::NothingToClear { .. }
+            | Self::UnknownPool { .. }
+            | Self::PoolIsDefault
+            | Self::PoolIsNamed { .. }
+            | Self::PoolIsBusy { .. }
+            | Self::UnknownWorker { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         }
@@ -148,6 +190,25 @@ impl Error {
             Self::NothingToClear { .. } => {
                 Some("only tasks that are final can be cleared".to_owned())
             }
+            Self::UnknownPool {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownPool { nearest: None, .. } => {
+                Some("`pinwheel pools list` shows the pools there are".to_owned())
+            }
+            Self::PoolIsDefault => {
+                Some("to lift its limit, use `pinwheel pools set default --unlimited`".to_owned())
+            }
+            Self::PoolIsNamed { .. } => {
+                Some("take `pool` out of these tasks in their files first".to_owned())
+            }
+            Self::PoolIsBusy { .. } => {
+                Some("wait until they have ended, or cancel their runs".to_owned())
+            }
+            Self::UnknownWorker { .. } => {
+                Some("`pinwheel workers list --all` shows all there were".to_owned())
+            }
             Self::UnknownVersion { .. } | Self::Definition { .. } | Self::Migrate(_) => None,
             Self::Database(_) if self.is_unavailable() => {
                 Some("check that Postgres runs and that `database.url` is right".to_owned())
@@ -163,6 +224,28 @@ fn list(errors: &[ParamsError]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+fn noun(number: i64, one: &'static str, many: &'static str) -> &'static str {
+    if number == 1 { one } else { many }
+}
+
+/// The DAGs by name, the first few of many.
+fn of_dags(dags: &[DagId]) -> String {
+    const MOST: usize = 5;
+    let mut words: Vec<String> = dags
+        .iter()
+        .take(MOST)
+        .map(|dag| format!("`{dag}`"))
+        .collect();
+    if dags.len() > MOST {
+        words.push(format!("{} more", dags.len() - MOST));
+    }
+    format!(
+        "{} {}",
+        if dags.len() == 1 { "DAG" } else { "DAGs" },
+        words.join(", ")
+    )
 }
 
 fn database(error: &sqlx::Error) -> String {

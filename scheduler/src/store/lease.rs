@@ -1,11 +1,14 @@
 //! Leases of processes, and what becomes of the work of one whose lease ended.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::TimeDelta;
 use pinwheel_tasks::{Failure, FailureClass};
+use serde_json::json;
 
-use super::{Appetite, Effects, Ended, Ending, Error, Execution, Settled, Store, settle::Step};
+use super::{
+    Appetite, Effects, Ended, Ending, Error, Execution, Load, Settled, Store, settle::Step,
+};
 use crate::model::{InstanceId, RunId, VersionId, WorkerId};
 
 /// A process that asks for a lease.
@@ -17,12 +20,33 @@ pub struct Heartbeat<'a> {
     pub version: &'a str,
     /// The queues it serves.
     pub queues: &'a [String],
+    /// What its settings say about it, for people.
+    pub labels: &'a BTreeMap<String, String>,
     /// How many tasks it runs at once; 0 for a scheduler alone.
     pub slots: usize,
     /// It also runs the scheduler's loops.
     pub schedules: bool,
     /// How long the lease lasts without renewal.
     pub lease: Duration,
+}
+
+/// What a heartbeat says of its process, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Report {
+    /// What it measured.
+    pub load: Load,
+    /// Whether it still takes work.
+    pub course: Course,
+}
+
+/// Whether a process takes work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Course {
+    /// It does.
+    #[default]
+    GoesOn,
+    /// It was asked to stop.
+    Stops,
 }
 
 /// What a process learns when it renews its lease.
@@ -63,7 +87,8 @@ impl Store {
             who.queues,
             slots,
             who.schedules,
-            who.lease.as_secs_f64()
+            who.lease.as_secs_f64(),
+            json!(who.labels)
         )
         .fetch_one(&self.engine)
         .await?)
@@ -79,6 +104,21 @@ impl Store {
         lease: Duration,
         running: &[(InstanceId, i32)],
     ) -> Result<Option<Renewed>, Error> {
+        self.renew_with(worker_id, lease, running, Report::default())
+            .await
+    }
+
+    /// [`Store::renew`], with what people want to know of the process.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn renew_with(
+        &self,
+        worker_id: WorkerId,
+        lease: Duration,
+        running: &[(InstanceId, i32)],
+        report: Report,
+    ) -> Result<Option<Renewed>, Error> {
         let instances: Vec<i64> = running.iter().map(|(instance, _)| instance.0).collect();
         let epochs: Vec<i32> = running.iter().map(|(_, epoch)| *epoch).collect();
         let count = i32::try_from(running.len()).unwrap_or(i32::MAX);
@@ -88,7 +128,11 @@ impl Store {
             lease.as_secs_f64(),
             count,
             &instances,
-            &epochs
+            &epochs,
+            report.load.load_average,
+            report.load.memory_bytes,
+            report.load.cpu_cores,
+            report.course == Course::Stops
         )
         .fetch_optional(&self.engine)
         .await?;

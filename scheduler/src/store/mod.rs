@@ -12,6 +12,7 @@ mod gates;
 mod lease;
 mod log;
 mod people;
+mod pools;
 mod publish;
 mod read;
 mod repair;
@@ -19,6 +20,7 @@ mod rows;
 mod runs;
 mod settle;
 mod text;
+mod workers;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,7 +43,7 @@ pub use claim::{Appetite, Claimed, Execution, Taken};
 pub use durable::Fenced;
 pub use error::Error;
 pub use figures::{Figures, HotShare};
-pub use lease::{Heartbeat, Renewed};
+pub use lease::{Course, Heartbeat, Renewed, Report};
 pub use log::LogLine;
 pub use publish::{Published, PublishedFile, ToPublish, content_hash};
 pub use repair::Rebuilt;

@@ -291,11 +291,12 @@ fn unknown_task(dag: &Dag, task_id: &str) -> Error {
     }
 }
 
-async fn audit(
+/// Notes who did what, for people. What is about no DAG gives none.
+pub(super) async fn audit<'a>(
     connection: &mut PgConnection,
     actor: &str,
     action: &str,
-    dag_id: &DagId,
+    dag_id: impl Into<Option<&'a DagId>>,
     run_id: Option<RunId>,
     detail: &serde_json::Value,
 ) -> Result<(), Error> {
@@ -303,7 +304,7 @@ async fn audit(
         "src/store/queries/insert_audit.sql",
         actor,
         action,
-        dag_id.as_str(),
+        dag_id.into().map(DagId::as_str),
         run_id.map(|run_id| run_id.0),
         detail
     )

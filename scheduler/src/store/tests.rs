@@ -17,6 +17,9 @@ use crate::{
     testing::{dag, fresh_store, publish, run_state, states, trigger},
 };
 
+mod pools;
+mod workers;
+
 const DAY: TimeDelta = TimeDelta::days(1);
 
 fn queues() -> Vec<String> {
@@ -29,6 +32,7 @@ pub(crate) async fn register(store: &Store, name: &str) -> WorkerId {
         name,
         version: "test",
         queues: &queues,
+        labels: &BTreeMap::new(),
         slots: 8,
         schedules: false,
         lease: Duration::from_secs(600),

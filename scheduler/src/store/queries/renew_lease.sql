@@ -1,6 +1,8 @@
 -- Renews a lease and says what its process should know; no row when the lease is over. Lock: the worker row.
 with renewed as (
-    update worker set lease_until = clock_timestamp() + $2::double precision * interval '1 second', running = $3
+    update worker set lease_until = clock_timestamp() + $2::double precision * interval '1 second', running = $3,
+        seen_at = clock_timestamp(), load_average = $6, memory_bytes = $7, cpu_cores = $8,
+        stopping_at = case when $9::boolean then coalesce(stopping_at, clock_timestamp()) end
     where worker_id = $1 and ended_at is null
     returning worker_id, queues
 )
