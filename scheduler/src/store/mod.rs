@@ -4,6 +4,7 @@
 //! Whoever holds no run lock takes `ready`, `sleeper`, task instances and queued runs with SKIP LOCKED, so that nobody
 //! waits in a circle. No transaction is open while a task runs, and none rings the bell.
 
+mod check;
 mod claim;
 mod durable;
 mod error;
@@ -35,13 +36,14 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use check::{Checked, Finding, FindingKind};
 pub use claim::{Appetite, Claimed, Execution};
 pub use durable::Fenced;
 pub use error::Error;
 pub use lease::{Heartbeat, Renewed};
 pub use log::LogLine;
 pub use publish::{Published, PublishedFile, content_hash};
-pub use repair::Rebuilt;
+pub use repair::Repaired;
 pub use rows::*;
 pub use settle::{Ended, Ending, Settled};
 
