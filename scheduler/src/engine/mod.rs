@@ -1,4 +1,4 @@
-//! The loops: schedule, claim, run, settle, lease, reap. The finisher promotes, so a chain needs no scheduler and no
+//! The loops: schedule, claim, run, settle, lease, reap, retain. The finisher promotes, so a chain needs no scheduler and no
 //! notification; the bell only wakes; one timer waits for the next deadline; an idle engine asks nothing but its
 //! heartbeat.
 
@@ -10,6 +10,7 @@ mod heartbeat;
 mod loops;
 mod outage;
 mod recorder;
+mod retain;
 mod schedule;
 mod worker;
 
@@ -30,13 +31,14 @@ use tokio_util::sync::CancellationToken;
 pub use bell::{Bell, Changes};
 pub use clock::{Clock, ShiftedClock, SystemClock};
 
-use crate::store::{self, Store};
+use crate::store::{self, Retention, Store};
 use dag_folder::DagFolder;
 use execute::Executor;
 use heartbeat::{Keeper, Lease, Running};
 use loops::{Loops, OnPanic};
 use outage::Outage;
 use recorder::Recorder;
+use retain::Retainer;
 use schedule::Scheduler;
 use worker::{Stopping, Worker};
 
@@ -86,6 +88,10 @@ pub struct Options {
     pub grace: Duration,
     /// How often the DAG folder is looked at.
     pub dag_poll: Duration,
+    /// What a scheduler keeps of what is over.
+    pub retention: Retention,
+    /// How often it removes the rest.
+    pub retain_every: Duration,
 }
 
 impl Default for Options {
@@ -99,6 +105,8 @@ impl Default for Options {
             heartbeat: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             dag_poll: Duration::from_secs(2),
+            retention: Retention::default(),
+            retain_every: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -313,12 +321,25 @@ impl Engine {
             store: inner.store.clone(),
             bell: inner.bell.clone(),
             outage: outage.clone(),
-            clock,
+            clock: Arc::clone(&clock),
         });
         let stop = inner.stop.clone();
         inner.others.spawn("schedule", OnPanic::Restart, move || {
             let (scheduler, stop) = (Arc::clone(&scheduler), stop.clone());
             async move { scheduler.run(stop).await }
+        });
+        let retainer = Arc::new(Retainer {
+            store: inner.store.clone(),
+            bell: inner.bell.clone(),
+            outage: outage.clone(),
+            clock,
+            retention: inner.options.retention,
+            period: inner.options.retain_every,
+        });
+        let stop = inner.stop.clone();
+        inner.others.spawn("retain", OnPanic::Restart, move || {
+            let (retainer, stop) = (Arc::clone(&retainer), stop.clone());
+            async move { retainer.run(stop).await }
         });
         if let Some(folder) = inner.folder.clone() {
             let (period, stop) = (inner.options.dag_poll, inner.stop.clone());

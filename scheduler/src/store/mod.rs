@@ -14,6 +14,7 @@ mod people;
 mod publish;
 mod read;
 mod repair;
+mod retain;
 mod rows;
 mod runs;
 mod settle;
@@ -44,6 +45,7 @@ pub use lease::{Heartbeat, Renewed};
 pub use log::LogLine;
 pub use publish::{Published, PublishedFile, content_hash};
 pub use repair::Repaired;
+pub use retain::{Keep, Pass, Prune, Removed, Retention};
 pub use rows::*;
 pub use settle::{Ended, Ending, Settled};
 

@@ -1,6 +1,7 @@
 //! The store against a real Postgres.
 
 mod check;
+mod retain;
 
 pub(crate) use check::mend_open_runs;
 
