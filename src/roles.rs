@@ -184,6 +184,7 @@ pub(crate) async fn start_engine(
         slots: settings.worker.slots,
         dag_folder: watches_files.then(|| settings.dags_folder.clone()),
         grace,
+        retention: settings.retention,
         ..defaults
     };
     Ok(Engine::start(

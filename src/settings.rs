@@ -11,8 +11,9 @@ use std::{
 };
 
 use clap::Args;
+use pinwheel_scheduler::store::{Keep, Retention};
 use pinwheel_tasks::{
-    KafkaSettings, S3Addressing, S3Credentials, S3Settings,
+    KafkaSettings, S3Addressing, S3Credentials, S3Settings, duration,
     s3::{self, Location},
 };
 use serde::Deserialize;
@@ -140,6 +141,25 @@ pub(crate) struct Flags {
         value_name = "NUMBER"
     )]
     worker_slots: Option<usize>,
+    /// `retention.runs`: how long runs stay after their end, such as 90d, or `forever` [default: 90d]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_RETENTION_RUNS",
+        value_name = "AGE",
+        value_parser = keep
+    )]
+    retention_runs: Option<Keep>,
+    /// `retention.keep`: the last so many runs of each DAG stay whatever their age [default: 30]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_RETENTION_KEEP",
+        value_name = "NUMBER"
+    )]
+    retention_keep: Option<u32>,
     /// `embedded.postgres_bin`: the folder with `initdb` and `postgres` for the embedded Postgres
     #[arg(
         long,
@@ -173,6 +193,7 @@ pub(crate) struct Settings {
     pub(crate) web_bind: SocketAddr,
     pub(crate) ingest_bind: SocketAddr,
     pub(crate) worker: Worker,
+    pub(crate) retention: Retention,
     pub(crate) embedded: Embedded,
 }
 
@@ -280,6 +301,11 @@ impl Settings {
                 queues,
                 slots,
             },
+            retention: retention(
+                flags.retention_runs,
+                file.retention.runs.as_deref(),
+                flags.retention_keep.or(file.retention.keep),
+            )?,
             embedded: Embedded {
                 postgres_bin: flags.postgres_bin.clone().or(file.embedded.postgres_bin),
                 tools: flags.tools.clone().or(file.embedded.tools),
@@ -327,6 +353,32 @@ fn clean_prefix(given: Option<&str>) -> Result<Location> {
     let text = given.unwrap_or(DEFAULT_CLEAN_PREFIX);
     text.parse().map_err(|error: s3::Error| {
         Failure::invalid(format!("`lake.clean_prefix` is `{text}`: {error}")).hint(error.hint())
+    })
+}
+
+/// Reads how long runs stay, from the command line.
+pub(crate) fn keep(text: &str) -> std::result::Result<Keep, String> {
+    text.parse()
+        .map_err(|error: duration::Error| format!("{error}; {}, or `forever`", error.hint))
+}
+
+fn retention(
+    runs_flag: Option<Keep>,
+    runs_in_file: Option<&str>,
+    keep: Option<u32>,
+) -> Result<Retention> {
+    let default = Retention::default();
+    let runs_in_file = runs_in_file
+        .map(|text| {
+            text.parse().map_err(|error: duration::Error| {
+                Failure::invalid(format!("`retention.runs` is `{text}`: {error}"))
+                    .hint(format!("{}, or \"forever\"", error.hint))
+            })
+        })
+        .transpose()?;
+    Ok(Retention {
+        runs: runs_flag.or(runs_in_file).unwrap_or(default.runs),
+        keep: keep.unwrap_or(default.keep),
     })
 }
 
@@ -383,6 +435,7 @@ struct File {
     web: BindTable,
     ingest: BindTable,
     worker: WorkerTable,
+    retention: RetentionTable,
     embedded: EmbeddedTable,
 }
 
@@ -433,6 +486,13 @@ struct WorkerTable {
     name: Option<String>,
     queues: Option<Vec<String>>,
     slots: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RetentionTable {
+    runs: Option<String>,
+    keep: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -541,6 +601,47 @@ mod tests {
             file.web.bind.is_some() && file.ingest.bind.is_some() && file.worker.slots.is_some()
         );
         assert!(file.dags.folder.is_some() && file.embedded.tools.is_some());
+        assert!(file.retention.runs.is_some() && file.retention.keep.is_some());
+    }
+
+    #[test]
+    fn runs_stay_ninety_days_unless_a_setting_says_otherwise() {
+        let days = |days: u64| Keep::For(std::time::Duration::from_secs(days * 86_400));
+        let retention = |text: &str, flags: &[&str]| read(text, flags).expect("valid").retention;
+        assert_eq!(
+            retention("", &[]),
+            Retention {
+                runs: days(90),
+                keep: 30
+            }
+        );
+        let file = "[retention]\nruns = \"1w\"\nkeep = 0\n";
+        assert_eq!(
+            retention(file, &[]),
+            Retention {
+                runs: days(7),
+                keep: 0
+            }
+        );
+        assert_eq!(
+            retention(
+                file,
+                &["--retention-runs", "forever", "--retention-keep", "5"]
+            ),
+            Retention {
+                runs: Keep::Forever,
+                keep: 5
+            }
+        );
+    }
+
+    #[test]
+    fn a_bad_retention_says_how_to_write_one() {
+        let failure =
+            read("[retention]\nruns = \"90\"\n", &[]).expect_err("a number alone is no age");
+        let report = format!("{:?}", miette::Report::new(failure));
+        assert!(report.contains("retention.runs"), "{report}");
+        assert!(report.contains("forever"), "{report}");
     }
 
     #[test]
