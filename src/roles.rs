@@ -310,6 +310,7 @@ pub(crate) async fn start_engine(
         heartbeat: settings.worker.heartbeat,
         grace,
         on_lease,
+        retention: settings.retention,
         ..engine::Options::default()
     };
     Ok(Engine::start(

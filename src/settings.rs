@@ -12,7 +12,10 @@ use std::{
 };
 
 use clap::Args;
-use pinwheel_scheduler::model::is_name;
+use pinwheel_scheduler::{
+    model::is_name,
+    store::{Keep, Retention},
+};
 use pinwheel_tasks::{
     KafkaSettings, S3Addressing, S3Credentials, S3Settings, duration,
     s3::{self, Location},
@@ -188,6 +191,25 @@ pub(crate) struct Flags {
         value_parser = duration::parse
     )]
     worker_heartbeat: Option<Duration>,
+    /// `retention.runs`: how long runs stay after their end, such as 90d, or `forever` [default: 90d]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_RETENTION_RUNS",
+        value_name = "AGE",
+        value_parser = keep
+    )]
+    retention_runs: Option<Keep>,
+    /// `retention.keep`: the last so many runs of each DAG stay whatever their age [default: 30]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_RETENTION_KEEP",
+        value_name = "NUMBER"
+    )]
+    retention_keep: Option<u32>,
     /// `embedded.postgres_bin`: the folder with `initdb` and `postgres` for the embedded Postgres
     #[arg(
         long,
@@ -223,6 +245,7 @@ pub(crate) struct Settings {
     /// Only for roles that serve nothing else.
     pub(crate) metrics_bind: Option<SocketAddr>,
     pub(crate) worker: Worker,
+    pub(crate) retention: Retention,
     pub(crate) embedded: Embedded,
 }
 
@@ -358,6 +381,11 @@ impl Settings {
                 lease,
                 heartbeat,
             },
+            retention: retention(
+                flags.retention_runs,
+                file.retention.runs.as_deref(),
+                flags.retention_keep.or(file.retention.keep),
+            )?,
             embedded: Embedded {
                 postgres_bin: flags.postgres_bin.clone().or(file.embedded.postgres_bin),
                 tools: flags.tools.clone().or(file.embedded.tools),
@@ -467,6 +495,32 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
+/// Reads how long runs stay, from the command line.
+pub(crate) fn keep(text: &str) -> std::result::Result<Keep, String> {
+    text.parse()
+        .map_err(|error: duration::Error| format!("{error}; {}, or `forever`", error.hint))
+}
+
+fn retention(
+    runs_flag: Option<Keep>,
+    runs_in_file: Option<&str>,
+    keep: Option<u32>,
+) -> Result<Retention> {
+    let default = Retention::default();
+    let runs_in_file = runs_in_file
+        .map(|text| {
+            text.parse().map_err(|error: duration::Error| {
+                Failure::invalid(format!("`retention.runs` is `{text}`: {error}"))
+                    .hint(format!("{}, or \"forever\"", error.hint))
+            })
+        })
+        .transpose()?;
+    Ok(Retention {
+        runs: runs_flag.or(runs_in_file).unwrap_or(default.runs),
+        keep: keep.unwrap_or(default.keep),
+    })
+}
+
 fn default_slots() -> usize {
     4 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
@@ -521,6 +575,7 @@ struct File {
     ingest: BindTable,
     metrics: BindTable,
     worker: WorkerTable,
+    retention: RetentionTable,
     embedded: EmbeddedTable,
 }
 
@@ -596,6 +651,13 @@ impl TryFrom<String> for Period {
             .map(Self)
             .map_err(|error| format!("{}; {}", error.message, error.hint))
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RetentionTable {
+    runs: Option<String>,
+    keep: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -706,6 +768,47 @@ mod tests {
         assert!(file.metrics.bind.is_some() && !file.worker.labels.is_empty());
         check_labels(&file.worker.labels).expect("the labels fit");
         assert!(file.dags.folder.is_some() && file.embedded.tools.is_some());
+        assert!(file.retention.runs.is_some() && file.retention.keep.is_some());
+    }
+
+    #[test]
+    fn runs_stay_ninety_days_unless_a_setting_says_otherwise() {
+        let days = |days: u64| Keep::For(std::time::Duration::from_secs(days * 86_400));
+        let retention = |text: &str, flags: &[&str]| read(text, flags).expect("valid").retention;
+        assert_eq!(
+            retention("", &[]),
+            Retention {
+                runs: days(90),
+                keep: 30
+            }
+        );
+        let file = "[retention]\nruns = \"1w\"\nkeep = 0\n";
+        assert_eq!(
+            retention(file, &[]),
+            Retention {
+                runs: days(7),
+                keep: 0
+            }
+        );
+        assert_eq!(
+            retention(
+                file,
+                &["--retention-runs", "forever", "--retention-keep", "5"]
+            ),
+            Retention {
+                runs: Keep::Forever,
+                keep: 5
+            }
+        );
+    }
+
+    #[test]
+    fn a_bad_retention_says_how_to_write_one() {
+        let failure =
+            read("[retention]\nruns = \"90\"\n", &[]).expect_err("a number alone is no age");
+        let report = format!("{:?}", miette::Report::new(failure));
+        assert!(report.contains("retention.runs"), "{report}");
+        assert!(report.contains("forever"), "{report}");
     }
 
     #[test]

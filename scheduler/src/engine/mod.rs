@@ -1,4 +1,4 @@
-//! The loops: schedule, claim, run, settle, lease, reap. The finisher promotes, so a chain needs no scheduler and no
+//! The loops: schedule, claim, run, settle, lease, reap, retain. The finisher promotes, so a chain needs no scheduler and no
 //! notification; the bell only wakes; one timer waits for the next deadline; an idle engine asks nothing but its
 //! heartbeat.
 
@@ -11,6 +11,7 @@ mod load;
 mod loops;
 mod outage;
 mod recorder;
+mod retain;
 mod schedule;
 mod worker;
 
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use bell::{Bell, Changes};
 pub use clock::{Clock, ShiftedClock, SystemClock};
 
-use crate::store::{self, Store};
+use crate::store::{self, Retention, Store};
 use dag_folder::DagFolder;
 use execute::Executor;
 use heartbeat::{Keeper, Lease, Running};
@@ -40,6 +41,7 @@ use load::Meter;
 use loops::{Loops, OnPanic};
 use outage::Outage;
 use recorder::Recorder;
+use retain::Retainer;
 use schedule::Scheduler;
 use worker::{Stopping, Worker};
 
@@ -93,6 +95,10 @@ pub struct Options {
     pub dag_poll: Duration,
     /// Who hears until when tasks may run here.
     pub on_lease: OnLease,
+    /// What a scheduler keeps of what is over.
+    pub retention: Retention,
+    /// How often it removes the rest.
+    pub retain_every: Duration,
 }
 
 /// Is told until when this process's tasks may run: at the start, after every renewal, and under a new lease. For
@@ -137,6 +143,8 @@ impl Default for Options {
             grace: Duration::from_secs(30),
             dag_poll: Duration::from_secs(2),
             on_lease: OnLease::default(),
+            retention: Retention::default(),
+            retain_every: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -369,13 +377,26 @@ impl Engine {
             store: inner.store.clone(),
             bell: inner.bell.clone(),
             outage: outage.clone(),
-            clock,
+            clock: Arc::clone(&clock),
             next_lease_end,
         });
         let stop = inner.stop.clone();
         inner.others.spawn("schedule", OnPanic::Restart, move || {
             let (scheduler, stop) = (Arc::clone(&scheduler), stop.clone());
             async move { scheduler.run(stop).await }
+        });
+        let retainer = Arc::new(Retainer {
+            store: inner.store.clone(),
+            bell: inner.bell.clone(),
+            outage: outage.clone(),
+            clock,
+            retention: inner.options.retention,
+            period: inner.options.retain_every,
+        });
+        let stop = inner.stop.clone();
+        inner.others.spawn("retain", OnPanic::Restart, move || {
+            let (retainer, stop) = (Arc::clone(&retainer), stop.clone());
+            async move { retainer.run(stop).await }
         });
         if let Some(folder) = inner.folder.clone() {
             let (period, stop) = (inner.options.dag_poll, inner.stop.clone());

@@ -197,6 +197,22 @@ impl Store {
         Ok(Settled::new(refused, step))
     }
 
+    /// Gives to others what a run's workers hold that have ended or do not exist; returns how many executions.
+    pub(super) async fn give_back_lost(&self, run_id: RunId) -> Result<usize, Error> {
+        let mut transaction = self.engine.begin().await?;
+        let held = sqlx::query_file_as!(HeldRow, "src/store/queries/read_lost.sql", run_id.0)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let batch: Vec<Ended> = held
+            .into_iter()
+            .map(|row| lost(&row.worker_id.to_string(), row))
+            .collect();
+        let mut step = Step::default();
+        let refused = self.settle_by(&mut transaction, &batch, &mut step).await?;
+        transaction.commit().await?;
+        Ok(batch.len() - refused.len())
+    }
+
     /// Notes that a scheduler begins to watch the clock. Ticks between the end of the last watch and now passed
     /// unwatched, and `catchup` decides about them.
     ///

@@ -4,6 +4,7 @@
 //! Whoever holds no run lock takes `ready`, `sleeper`, task instances and queued runs with SKIP LOCKED, so that nobody
 //! waits in a circle. No transaction is open while a task runs, and none rings the bell.
 
+mod check;
 mod claim;
 mod durable;
 mod error;
@@ -16,6 +17,7 @@ mod pools;
 mod publish;
 mod read;
 mod repair;
+mod retain;
 mod rows;
 mod runs;
 mod settle;
@@ -39,6 +41,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use check::{Checked, Finding, FindingKind};
 pub use claim::{Appetite, Claimed, Execution, Taken};
 pub use durable::Fenced;
 pub use error::Error;
@@ -46,7 +49,8 @@ pub use figures::{Figures, HotShare};
 pub use lease::{Course, Heartbeat, Renewed, Report};
 pub use log::LogLine;
 pub use publish::{Published, PublishedFile, ToPublish, content_hash};
-pub use repair::Rebuilt;
+pub use repair::Repaired;
+pub use retain::{Keep, Pass, Prune, Removed, Retention};
 pub use rows::*;
 pub use settle::{Ended, Ending, Settled, Span};
 
