@@ -208,7 +208,9 @@ impl Store {
             .map(|row| lost(&row.worker_id.to_string(), row))
             .collect();
         let mut step = Step::default();
-        let refused = self.settle_by(&mut transaction, &batch, &mut step).await?;
+        let refused = self
+            .settle_by(&mut transaction, &batch, Appetite::NONE, &mut step)
+            .await?;
         transaction.commit().await?;
         Ok(batch.len() - refused.len())
     }

@@ -6,7 +6,7 @@
 use serde_json::json;
 use sqlx::PgConnection;
 
-use super::{Error, PoolChange, PoolDescription, PoolRow, PoolSet, Store, people::audit};
+use super::{Error, PoolChange, PoolDescription, PoolRow, PoolSet, Seen, Store, people::audit};
 use crate::model::{DagId, PoolName};
 
 /// The pool of tasks that name none.
@@ -81,7 +81,7 @@ impl Store {
         audit(&mut transaction, actor, action, None, None, &detail).await?;
         transaction.commit().await?;
         if slots.is_some() {
-            self.note_pools_have_limits(true);
+            self.note(Seen::LimitedPools, true);
         }
         Ok(done)
     }
