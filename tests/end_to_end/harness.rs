@@ -197,7 +197,7 @@ pub(crate) fn fresh_directory(name: &str) -> PathBuf {
 
 /// Starts the binary so that it gets SIGTERM when this process ends, however it ends. The signal is bound to the thread that
 /// starts the child, so that thread stays for good.
-fn child_of_this_process(arguments: &[&str]) -> Child {
+pub(crate) fn child_of_this_process(arguments: &[&str]) -> Child {
     let arguments: Vec<String> = arguments
         .iter()
         .map(|argument| (*argument).to_owned())
