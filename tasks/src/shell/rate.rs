@@ -13,7 +13,10 @@ use super::{
     Shell,
     tests::{context, table},
 };
-use crate::{Kind, Outcome, warden};
+use crate::{
+    Kind, Outcome,
+    warden::{self, Warden},
+};
 
 const PROCESSES: usize = 4_000;
 /// What a worker has in memory, about; `fork` copies its page tables.
@@ -23,14 +26,26 @@ const WORKER_BYTES: usize = 200 * 1024 * 1024;
 #[ignore = "it measures and proves nothing"]
 fn shell_tasks_a_second() {
     let memory = vec![1_u8; WORKER_BYTES];
-    let folder = tempfile::tempdir().unwrap();
-    let guarded = Shell::guarded_by(warden::tests::scribe(folder.path()));
+    let this = std::env::current_exe().unwrap();
+    let serve = [
+        "--ignored",
+        "--exact",
+        "shell::rate::warden_of_the_measurement",
+    ];
+    let guarded = Shell::guarded_by(Warden::new(this, serve));
     for at_once in [8, 16] {
         measure("bare", at_once, bare);
         measure("kind", at_once, |at_once| kind(at_once, &Shell::default()));
         measure("guarded kind", at_once, |at_once| kind(at_once, &guarded));
     }
     drop(memory);
+}
+
+/// Another process of this test binary.
+#[test]
+#[ignore = "only the measurement starts it"]
+fn warden_of_the_measurement() {
+    warden::serve();
 }
 
 /// On a machine that does other things as well, the processor's time says more than the clock's.
