@@ -197,7 +197,7 @@ pub(crate) fn fresh_directory(name: &str) -> PathBuf {
 }
 
 /// Starts the binary so that it gets SIGTERM when this process ends, however it ends.
-fn child_of_this_process(arguments: &[&str]) -> Child {
+pub(crate) fn child_of_this_process(arguments: &[&str]) -> Child {
     let mut command = child::ending_with_us("TERM", PINWHEEL);
     command
         .args(arguments)

@@ -12,3 +12,4 @@ mod process;
 mod steering;
 mod streaming;
 mod tidy;
+mod worker_death;

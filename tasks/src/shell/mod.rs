@@ -7,6 +7,7 @@
 
 mod output;
 mod process;
+mod scratch;
 
 #[cfg(test)]
 mod rate;
@@ -16,6 +17,7 @@ pub(crate) mod tests;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use scratch::Scratches;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -29,6 +31,7 @@ pub struct Shell {
     drain: Duration,
     /// Who ends the processes when this process cannot.
     warden: Option<Warden>,
+    scratches: Scratches,
 }
 
 impl Default for Shell {
@@ -36,6 +39,7 @@ impl Default for Shell {
         Self {
             drain: Duration::from_secs(2),
             warden: None,
+            scratches: Scratches::default(),
         }
     }
 }

@@ -2,12 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, DirBuilder},
-    io,
-    os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
-        process::ExitStatusExt,
-    },
+    fs, io,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -28,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Job, Shell,
     output::{self, Left, Streamed},
+    scratch::Scratch,
 };
 use crate::{
     Context, Failure, FailureClass, LogStream, Outcome,
@@ -41,20 +38,31 @@ const LAST_WORDS_CHARACTERS: usize = 300;
 
 /// Runs one process to its end.
 pub(super) async fn run(context: &Context, job: Job, shell: &Shell) -> Result<Outcome, Failure> {
-    let drain = shell.drain;
-    let scratch = Scratch::new(context)?;
     if let Some(directory) = &job.directory {
         check_directory(directory).await?;
     }
+    let mut scratch = shell.scratches.take(&context.instance.params)?;
+    let ended = run_in(context, &job, shell, &mut scratch).await;
+    scratch.clear().await;
+    ended
+}
+
+async fn run_in(
+    context: &Context,
+    job: &Job,
+    shell: &Shell,
+    scratch: &mut Scratch,
+) -> Result<Outcome, Failure> {
+    let drain = shell.drain;
     // Announced before it starts: from then on it cannot escape the end of this worker.
     let ward = shell.warden.as_ref().map(|warden| warden.begin());
-    let mut child = match spawn(context, &job, &scratch, ward.as_ref()) {
+    let mut child = match spawn(context, job, scratch, ward.as_ref()) {
         Ok(child) => child,
         Err(error) => {
             if let Some(ward) = ward {
                 ward.end();
             }
-            return Err(not_started(&job, &error));
+            return Err(not_started(job, &error));
         }
     };
     let mut group = Group::of(&child, ward);
@@ -74,7 +82,7 @@ pub(super) async fn run(context: &Context, job: Job, shell: &Shell) -> Result<Ou
     let ended = tokio::select! {
         biased;
         () = context.cancel.cancelled() => {
-            stop(context, &job, &mut child, &mut group).await;
+            stop(context, job, &mut child, &mut group).await;
             Err(Failure { class: FailureClass::Cancelled, ..Failure::permanent(format!("{} was stopped", job.called)) })
         }
         status = child.wait() => {
@@ -99,6 +107,7 @@ pub(super) async fn run(context: &Context, job: Job, shell: &Shell) -> Result<Ou
         }
     }
     if last_words.left == Some(Left::Open) {
+        scratch.is_held();
         context
             .log
             .say("a process that it left behind keeps its output open; no longer reading it")
@@ -109,10 +118,10 @@ pub(super) async fn run(context: &Context, job: Job, shell: &Shell) -> Result<Ou
     })?;
     if status.success() {
         return Ok(Outcome::Success {
-            output: output::read(&scratch.output())?,
+            output: output::read(scratch.output())?,
         });
     }
-    Err(failure(&job, status, last_words.last_line))
+    Err(failure(job, status, last_words.last_line))
 }
 
 #[derive(Default)]
@@ -201,7 +210,7 @@ fn command(
         .env("PINWHEEL_OUTPUT", scratch.output())
         .envs(job.environment.iter().map(|(name, value)| (name, value)))
         .env("PATH", path)
-        .current_dir(job.directory.as_deref().unwrap_or(&scratch.directory))
+        .current_dir(job.directory.as_deref().unwrap_or(scratch.directory()))
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -396,52 +405,5 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// A directory of the try's own, readable by nobody else, gone when the try is. Three calls each that take microseconds
-/// where temporary files are: handing them to another thread costs more than they do.
-struct Scratch {
-    directory: PathBuf,
-}
-
-impl Scratch {
-    fn new(context: &Context) -> Result<Self, Failure> {
-        let directory =
-            std::env::temp_dir().join(format!("pinwheel-{}", uuid::Uuid::new_v4().simple()));
-        let refuse = |error: io::Error| {
-            Failure::retryable(format!("a temporary directory could not be made: {error}"))
-                .with_hint(
-                    "check the free space and the permissions of the worker's temporary directory",
-                )
-        };
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(refuse)?;
-        let scratch = Self { directory };
-        let params = serde_json::to_string(&context.instance.params)
-            .map_err(|error| refuse(error.into()))?;
-        fs::write(scratch.params(), params).map_err(refuse)?;
-        Ok(scratch)
-    }
-
-    fn params(&self) -> PathBuf {
-        self.directory.join("params.json")
-    }
-
-    fn output(&self) -> PathBuf {
-        self.directory.join("output.json")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Most tries leave nothing but what they were given, and need not be searched.
-        let _removed_by_the_task = fs::remove_file(self.params());
-        if fs::remove_dir(&self.directory).is_err() {
-            // What cannot be removed is left to the system's own clean-up.
-            let _left_behind = fs::remove_dir_all(&self.directory);
-        }
     }
 }

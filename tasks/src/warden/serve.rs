@@ -53,14 +53,16 @@ fn shield() {
     let _called_otherwise = prctl::set_name(c"pinwheel-warden");
 }
 
+/// Messages gather for so long: a process that is woken for every message costs the worker more than what it runs.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// Watches one worker to its end.
 pub(super) fn watch(pipe: &mut (impl Read + AsFd)) {
     let mut lines = Lines::default();
     let mut wards = Wards::default();
-    let mut chunk = [0; 4096];
+    let mut chunk = [0; 16 * 1024];
     loop {
-        let patience = wards.patience();
-        match wait(pipe.as_fd(), patience) {
+        match wait(pipe.as_fd(), Until::AWord, wards.patience()) {
             // What the worker has said meanwhile comes first: it may be a renewal.
             Ok(Heard::Something) => match pipe.read(&mut chunk) {
                 Ok(0) => break,
@@ -68,15 +70,36 @@ pub(super) fn watch(pipe: &mut (impl Read + AsFd)) {
                     for message in lines.take(&chunk[..length]) {
                         wards.hear(message);
                     }
+                    if length == chunk.len() {
+                        continue;
+                    }
+                    wards.enforce();
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => break,
             },
-            Ok(Heard::Nothing) => wards.enforce(),
+            Ok(Heard::Nothing) => {
+                wards.enforce();
+                continue;
+            }
             Err(_) => break,
+        }
+        let gather = wards
+            .patience()
+            .map_or(GATHER, |patience| patience.min(GATHER));
+        if wait(pipe.as_fd(), Until::TheEnd, Some(gather)).is_err() {
+            break;
         }
     }
     wards.end();
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Until {
+    /// The worker says something, or the pipe ends.
+    AWord,
+    /// The pipe ends, which nothing can keep from being heard.
+    TheEnd,
 }
 
 enum Heard {
@@ -84,17 +107,20 @@ enum Heard {
     Nothing,
 }
 
-fn wait(pipe: BorrowedFd<'_>, patience: Option<Duration>) -> nix::Result<Heard> {
+fn wait(pipe: BorrowedFd<'_>, until: Until, patience: Option<Duration>) -> nix::Result<Heard> {
     let timeout = patience.map_or(PollTimeout::NONE, |patience| {
         // Rounded up, so that nothing turns in circles for the last part of a millisecond.
         let milliseconds = patience.as_nanos().div_ceil(1_000_000);
         PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
     });
-    let mut fds = [PollFd::new(pipe, PollFlags::POLLIN)];
+    let events = match until {
+        Until::AWord => PollFlags::POLLIN,
+        Until::TheEnd => PollFlags::empty(),
+    };
+    let mut fds = [PollFd::new(pipe, events)];
     match poll(&mut fds, timeout) {
-        Ok(0) => Ok(Heard::Nothing),
+        Ok(0) | Err(Errno::EINTR) => Ok(Heard::Nothing),
         Ok(_) => Ok(Heard::Something),
-        Err(Errno::EINTR) => Ok(Heard::Nothing),
         Err(error) => Err(error),
     }
 }

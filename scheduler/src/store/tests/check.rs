@@ -778,7 +778,11 @@ async fn a_repair_beside_a_claim_that_is_under_way_makes_nothing_claimable_twice
         queues: &queues,
         slots: 1,
     };
-    let claimed = store.claim_by(&mut claiming, appetite).await.unwrap();
+    let claimed = store
+        .claim_by(&mut claiming, appetite)
+        .await
+        .unwrap()
+        .claimed;
     assert_eq!(claimed.len(), 1);
     // It waits for nobody who has not committed: otherwise this would never end.
     assert_eq!(store.mend(&suspected, "ada").await.unwrap(), 0);

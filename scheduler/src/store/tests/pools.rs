@@ -216,7 +216,11 @@ async fn a_limit_counts_what_another_process_is_just_claiming() {
         slots,
     };
     let mut transaction = store.engine.begin().await.unwrap();
-    let claimed = store.claim_by(&mut transaction, appetite(2)).await.unwrap();
+    let claimed = store
+        .claim_by(&mut transaction, appetite(2))
+        .await
+        .unwrap()
+        .claimed;
     assert_eq!(
         claimed.len(),
         2,
@@ -230,7 +234,7 @@ async fn a_limit_counts_what_another_process_is_just_claiming() {
     transaction.commit().await.unwrap();
     setting.await.unwrap();
     assert_eq!(pool(&store, "busy").await.used, 2, "both are counted");
-    assert!(store.claim(appetite(1)).await.unwrap().is_empty());
+    assert!(store.claim(appetite(1)).await.unwrap().claimed.is_empty());
     check_invariants(&store).await;
     settle(&store, claimed).await;
 }
@@ -306,7 +310,7 @@ async fn a_resize_never_waits_for_a_worker_that_is_ending_a_task() {
     let batch = [ended(claimed.pop().unwrap(), success())];
     let mut step = settle::Step::default();
     store
-        .settle_by(&mut transaction, &batch, &mut step)
+        .settle_by(&mut transaction, &batch, Appetite::NONE, &mut step)
         .await
         .unwrap();
     // With a lock order turned round the two would wait for each other: the worker goes on to claim.
@@ -318,7 +322,7 @@ async fn a_resize_never_waits_for_a_worker_that_is_ending_a_task() {
         slots: 4,
     };
     let next = store.claim_by(&mut transaction, appetite).await.unwrap();
-    assert!(next.is_empty());
+    assert!(next.claimed.is_empty());
     transaction.commit().await.unwrap();
     assert_eq!(
         pool(&store, "narrow").await.used,

@@ -62,6 +62,7 @@ async fn finished_run(store: &Store, dag: &Dag, worker: WorkerId) -> RunId {
                 },
                 lines: vec![line],
                 rendered: Some(json!({ "say": "hello" })),
+                span: None,
             };
             store.settle(&[ended]).await.unwrap();
         }
