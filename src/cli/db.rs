@@ -357,7 +357,13 @@ mod tests {
             finding(FindingKind::ReadyMissing, Some(("clean", 3))),
             finding(FindingKind::RunNotClosed, None),
         ]);
-        insta::assert_snapshot!(description(&found), @r"");
+        insta::assert_snapshot!(description(&found), @"
+        WHAT            WHERE                         STORED        EXPECTED                   REPAIR
+        ready_missing   daily, run 12, task clean[3]  no ready row  a ready row: it is queued  make it claimable
+        run_not_closed  daily, run 12                 no ready row  a ready row: it is queued  close the run
+
+        12 open runs, 340 task instances, 7 ready, 2 asleep checked in 0.03 s
+        ");
         let failure = verdict(&found, "hint").expect_err("there are findings");
         assert_eq!(failure.to_string(), "2 findings in the database");
     }
@@ -384,7 +390,13 @@ mod tests {
             task_instances: 200,
             ..Removed::default()
         };
-        insta::assert_snapshot!(prune_description(Retention::default(), true, &removed), @r"");
+        insta::assert_snapshot!(prune_description(Retention::default(), true, &removed), @"
+        WHAT            WOULD BE REMOVED
+        runs            20
+        task instances  200
+
+        kept are runs that ended within 90d, and the last 30 of each DAG
+        ");
         assert_eq!(
             prune_description(
                 Retention {

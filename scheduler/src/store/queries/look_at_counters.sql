@@ -1,27 +1,37 @@
 -- Finds task instances of open runs whose counters differ from a recount, and waiting ones whose trigger rule may have decided. Lock: none.
-with recount as (
-    select d.instance_id,
-        (count(u.instance_id) filter (where u.state in ('waiting', 'queued', 'running', 'sleeping')))::integer as pending,
-        (count(u.instance_id) filter (where u.state = 'success'))::integer as ok,
-        (count(u.instance_id) filter (where u.state in ('failed', 'cancelled')))::integer as failed,
-        (count(u.instance_id) filter (where u.state = 'upstream_failed'))::integer as upstream_failed,
-        (count(u.instance_id) filter (where u.state = 'skipped'))::integer as skipped
-    from run r join task_instance d on d.run_id = r.run_id
-    left join edge e on e.version_id = r.version_id and e.downstream = d.ordinal
-    left join task_instance u on u.run_id = r.run_id and u.ordinal = e.upstream
+with outcome as (
+    select r.run_id, r.version_id, u.ordinal,
+        count(*) filter (where u.state in ('waiting', 'queued', 'running', 'sleeping')) as pending,
+        count(*) filter (where u.state = 'success') as ok,
+        count(*) filter (where u.state in ('failed', 'cancelled')) as failed,
+        count(*) filter (where u.state = 'upstream_failed') as upstream_failed,
+        count(*) filter (where u.state = 'skipped') as skipped
+    from run r join task_instance u on u.run_id = r.run_id
     where r.state in ('queued', 'running')
-    group by d.instance_id
+    group by r.run_id, u.ordinal
+), above as (
+    select o.run_id, e.downstream as ordinal, sum(o.pending)::integer as pending, sum(o.ok)::integer as ok,
+        sum(o.failed)::integer as failed, sum(o.upstream_failed)::integer as upstream_failed,
+        sum(o.skipped)::integer as skipped
+    from outcome o join edge e on e.version_id = o.version_id and e.upstream = o.ordinal
+    group by o.run_id, e.downstream
+), recount as (
+    select i.*, r.dag_id, r.version_id, t.task_id, i.state = 'waiting' and r.state = 'running' as may_be_promoted,
+        t.trigger_rule = 'always' as runs_always, t.upstream_count,
+        coalesce(a.pending, 0) as true_pending, coalesce(a.ok, 0) as true_ok, coalesce(a.failed, 0) as true_failed,
+        coalesce(a.upstream_failed, 0) as true_upstream_failed, coalesce(a.skipped, 0) as true_skipped
+    from run r join task_instance i on i.run_id = r.run_id
+    join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
+    left join above a on a.run_id = i.run_id and a.ordinal = i.ordinal
+    where r.state in ('queued', 'running')
 )
-select i.instance_id as "instance_id: InstanceId", i.run_id as "run_id: RunId", r.dag_id as "dag_id: DagId",
-    r.version_id as "version_id: VersionId", t.task_id as "task_id: TaskId", i.ordinal, i.map_index,
-    i.state = 'waiting' and r.state = 'running' as "may_be_promoted!",
-    i.pending, i.ok, i.failed, i.upstream_failed, i.skipped,
-    c.pending as "true_pending!", c.ok as "true_ok!", c.failed as "true_failed!",
-    c.upstream_failed as "true_upstream_failed!", c.skipped as "true_skipped!"
-from recount c join task_instance i on i.instance_id = c.instance_id join run r on r.run_id = i.run_id
-join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
-where (i.pending, i.ok, i.failed, i.upstream_failed, i.skipped)
-        is distinct from (c.pending, c.ok, c.failed, c.upstream_failed, c.skipped)
-    or i.state = 'waiting' and r.state = 'running'
-        and (c.pending = 0 or c.pending < t.upstream_count or t.trigger_rule = 'always')
-order by i.run_id, i.ordinal, i.map_index
+select instance_id as "instance_id: InstanceId", run_id as "run_id: RunId", dag_id as "dag_id: DagId",
+    version_id as "version_id: VersionId", task_id as "task_id: TaskId", ordinal, map_index,
+    may_be_promoted as "may_be_promoted!", pending, ok, failed, upstream_failed, skipped,
+    true_pending as "true_pending!", true_ok as "true_ok!", true_failed as "true_failed!",
+    true_upstream_failed as "true_upstream_failed!", true_skipped as "true_skipped!"
+from recount
+where (pending, ok, failed, upstream_failed, skipped)
+        is distinct from (true_pending, true_ok, true_failed, true_upstream_failed, true_skipped)
+    or may_be_promoted and (true_pending = 0 or true_pending < upstream_count or runs_always)
+order by run_id, ordinal, map_index

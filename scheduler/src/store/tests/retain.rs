@@ -55,15 +55,10 @@ async fn finished_run(store: &Store, dag: &Dag, worker: WorkerId) -> RunId {
                 stream: pinwheel_tasks::LogStream::Stdout,
                 message: "hello".to_owned(),
             };
-            let ended = Ended {
-                execution: one.execution,
-                ending: Ending::Success {
-                    output: json!({ "rows": 1 }),
-                },
-                lines: vec![line],
-                rendered: Some(json!({ "say": "hello" })),
-                span: None,
-            };
+            let output = json!({ "rows": 1 });
+            let mut ended = ended(one, Ending::Success { output });
+            ended.lines.push(line);
+            ended.rendered = Some(json!({ "say": "hello" }));
             store.settle(&[ended]).await.unwrap();
         }
     }
