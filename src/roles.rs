@@ -198,7 +198,10 @@ pub(crate) async fn run_web(settings: &Settings) -> Result<()> {
     let Some(store) = connect(url, &shutdown).await? else {
         return Ok(());
     };
-    let changes = Changes::listen(&store).await?;
+    let listen = async || Ok(Changes::listen(&store).await?);
+    let Some(changes) = patiently(&shutdown, listen).await? else {
+        return Ok(());
+    };
     say(&format!("web ready: http://{address}"));
     serve_web(
         listener,
@@ -258,11 +261,19 @@ pub(crate) async fn run_stream(settings: &Settings) -> Result<()> {
 /// Connects to the database and brings it to our schema, waiting while it is away. `None` when we were asked to stop
 /// first.
 pub(crate) async fn connect(url: &str, shutdown: &CancellationToken) -> Result<Option<Store>> {
+    patiently(shutdown, async || Ok(connect_once(url).await?)).await
+}
+
+/// Does what needs the database, again with growing pauses while it is away. `None` when we were asked to stop first.
+async fn patiently<T>(
+    shutdown: &CancellationToken,
+    mut attempt: impl AsyncFnMut() -> std::result::Result<T, engine::Error>,
+) -> Result<Option<T>> {
     let mut wait = Duration::from_millis(200);
     loop {
-        let error = match connect_once(url).await {
-            Ok(store) => return Ok(Some(store)),
-            Err(error) if error.is_unavailable() => error,
+        let error = match attempt().await {
+            Ok(done) => return Ok(Some(done)),
+            Err(engine::Error::Store(error)) if error.is_unavailable() => error,
             Err(error) => return Err(error.into()),
         };
         tracing::warn!(
@@ -313,14 +324,21 @@ pub(crate) async fn start_engine(
         retention: settings.retention,
         ..engine::Options::default()
     };
-    Ok(Engine::start(
-        store,
-        registry,
-        roles,
-        options,
-        Arc::new(SystemClock::new()),
-    )
-    .await?)
+    // The database was there a moment ago; it may go away before the lease is open.
+    let start = async || {
+        let clock = Arc::new(SystemClock::new());
+        Engine::start(
+            store.clone(),
+            registry.clone(),
+            roles,
+            options.clone(),
+            clock,
+        )
+        .await
+    };
+    patiently(&shutdown::token(), start)
+        .await?
+        .ok_or_else(|| Failure::failed("asked to stop before the engine could start"))
 }
 
 fn process_name() -> String {

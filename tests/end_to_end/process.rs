@@ -88,7 +88,9 @@ impl Process {
     pub(crate) async fn ready(&mut self) -> String {
         eventually("the process is ready", async || {
             let said = self.said();
-            let ready = said.lines().find(|line| line.contains(" ready: "));
+            let ready = said
+                .lines()
+                .find(|line| line.starts_with("pinwheel: ") && line.contains(" ready"));
             if ready.is_none()
                 && let Some(status) = self.ended()
             {

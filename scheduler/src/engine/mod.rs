@@ -218,7 +218,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let bell = Bell::new();
-        let outage = Outage::default();
+        let outage = Outage::of(&store);
         let folder = options
             .dag_folder
             .clone()

@@ -22,6 +22,7 @@ mod rows;
 mod runs;
 mod settle;
 mod text;
+mod trust;
 mod workers;
 
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub use rows::*;
 pub use settle::{Ended, Ending, Settled, Span};
 
 use crate::model::{Dag, VersionId};
+use trust::Trust;
 
 /// The orchestrator's state in Postgres. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -67,6 +69,7 @@ pub struct Store {
     /// For what people look at, under a statement time-out.
     people: PgPool,
     options: Arc<PgConnectOptions>,
+    trust: Trust,
     shared: Arc<Shared>,
 }
 
@@ -148,7 +151,9 @@ impl Store {
         // whole for as long as the prepared statement lives, so the alternatives are switched off, and a plan costs what
         // rows it touches: pages are in memory.
         let engine_options = options.clone().options([
-            ("idle_in_transaction_session_timeout", "30s"),
+            // A process that is stopped in the middle of a transaction holds locks that everybody waits for: for less than
+            // `lock_timeout`, so that nobody has to give up.
+            ("idle_in_transaction_session_timeout", "5s"),
             ("lock_timeout", "20s"),
             ("statement_timeout", "60s"),
             ("enable_seqscan", "off"),
@@ -162,12 +167,14 @@ impl Store {
             ("plan_cache_mode", "force_generic_plan"),
         ]);
         let people_options = options.clone().options([
-            ("idle_in_transaction_session_timeout", "30s"),
+            ("idle_in_transaction_session_timeout", "5s"),
             ("statement_timeout", "15s"),
             ("jit", "off"),
         ]);
+        let trust = Trust::default();
         let pool = |connections| {
-            PgPoolOptions::new()
+            trust
+                .guard(PgPoolOptions::new())
                 .max_connections(connections)
                 .acquire_timeout(Duration::from_secs(10))
                 // A ping before every statement would double the round trips; a broken connection is found by using it.
@@ -184,6 +191,7 @@ impl Store {
             engine,
             people,
             options: Arc::new(options),
+            trust,
             shared: Arc::default(),
         }
     }
@@ -208,6 +216,11 @@ impl Store {
             .fetch_one(&self.people)
             .await?;
         Ok(())
+    }
+
+    /// Forgets the engine's connections that are open now: one of them was found broken, so the others are.
+    pub(crate) fn distrust_open_connections(&self) {
+        self.trust.begin_anew();
     }
 
     /// How to open one more connection to the same database, for LISTEN.
