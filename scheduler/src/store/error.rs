@@ -169,6 +169,11 @@ impl Error {
             | Self::RunIsFinal { .. }
             | Self::TaskIsActive { .. }
             | Self::NothingToClear { .. }
+            | Self::UnknownPool { .. }
+            | Self::PoolIsDefault
+            | Self::PoolIsNamed { .. }
+            | Self::PoolIsBusy { .. }
+            | Self::UnknownWorker { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         };
