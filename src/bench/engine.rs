@@ -34,7 +34,7 @@ it makes a database of its own on that server and drops it at the end.
 Each workload is run once to warm up, then measured as often as it says, and the run with the median wall time is
 printed. `hop` is the time from the end of the last upstream task to the start of the task; for tick it is the time from
 the tick to the start of the first task. A figure is worth something beside another one of the same machine and day.")]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Only these workloads; may be given several times
     #[arg(long = "workload", value_name = "NAME")]
     workloads: Vec<Workload>,
