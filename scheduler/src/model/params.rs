@@ -203,6 +203,7 @@ mod tests {
             start: None,
             catchup: Catchup::None,
             max_active_runs: 1,
+            max_active_tasks: None,
             params: BTreeMap::from([
                 (
                     "count".to_owned(),

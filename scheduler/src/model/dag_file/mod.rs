@@ -198,6 +198,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             .map(|above| ordinals[above])
             .collect();
         upstream.sort_unstable();
+        let concurrency = draft.policy.concurrency();
         tasks.push(Task {
             id: draft.task_id()?,
             kind: draft.kind?.name().to_owned(),
@@ -212,7 +213,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             priority: draft.policy.priority,
             slots: draft.policy.slots,
             allow_failure: draft.policy.allow_failure,
-            concurrency: draft.policy.concurrency(),
+            concurrency,
             with: draft.with,
         });
     }

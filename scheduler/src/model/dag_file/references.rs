@@ -193,12 +193,15 @@ impl Checking<'_, '_, '_> {
         let Some((_, name)) = NAMES.iter().find(|(name, _)| name == root) else {
             return self.unknown_root(root, span, report);
         };
-        if self.reads == Reads::BeforeItStarts && matches!(root.as_str(), "outputs" | "try_number") {
+        if self.reads == Reads::BeforeItStarts && matches!(root.as_str(), "outputs" | "try_number")
+        {
             report.refuse(
                 span,
                 format!("`concurrency_key` cannot read `{root}`"),
                 "it is rendered before the task starts",
-                Some("use `params`, `dag.id`, `run.id`, `task.id` or a date such as `ds`".to_owned()),
+                Some(
+                    "use `params`, `dag.id`, `run.id`, `task.id` or a date such as `ds`".to_owned(),
+                ),
             );
             return;
         }

@@ -23,7 +23,7 @@ pub(super) struct Table<'t, 's> {
 }
 
 /// A text and where it stands, quotes included.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Text {
     pub(super) text: String,
     pub(super) span: Range<usize>,
