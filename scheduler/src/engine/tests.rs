@@ -1,5 +1,8 @@
 //! Engines in process, against a real Postgres. Gates and closures, never a sleep.
 
+mod idle;
+mod published_bugs;
+
 use std::{
     collections::BTreeMap,
     fs,
