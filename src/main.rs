@@ -1,6 +1,7 @@
 //! The binary: command line, settings and wiring. The only place where everything meets, and where nothing is decided
 //! that another room could decide.
 
+mod bench;
 mod cli;
 mod demo;
 mod embedded;
@@ -21,6 +22,10 @@ use crate::cli::CommandLine;
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
+    if line.is_warden() {
+        pinwheel_tasks::warden::serve();
+        return ExitCode::SUCCESS;
+    }
     line.logging.install();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

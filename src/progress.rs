@@ -37,6 +37,11 @@ impl Progress {
             .set_message(format!("{}: {done} of {wanted}", self.what));
     }
 
+    /// How far it is.
+    pub(crate) fn note(&self, so_far: &str) {
+        self.bar.set_message(format!("{}: {so_far}", self.what));
+    }
+
     /// Where the tasks of a run are.
     pub(crate) fn tasks(&self, instances: &[InstanceRow]) {
         let tasks: Vec<_> = instances

@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use pinwheel_tasks::{
-    KafkaSettings, KafkaToS3, Kind, Registry, S3Addressing, S3Credentials, S3Settings,
+    KafkaSettings, KafkaToS3, Kind, Registry, S3Addressing, S3Credentials, S3Settings, Shell,
+    Warden,
     clean::Clean,
     dataset::{Catalog, CatalogError},
     light_kinds,
@@ -16,11 +17,12 @@ use crate::{
     settings::Settings,
 };
 
-/// The kinds of a worker, which runs them: it needs Kafka and S3.
-pub(crate) async fn for_work(settings: &Settings, role: &str) -> Result<Registry> {
+/// The kinds of a worker, which runs them: it needs Kafka and S3. What they start does not outlive the worker.
+pub(crate) async fn for_work(settings: &Settings, role: &str, warden: Warden) -> Result<Registry> {
     let kafka = settings.require_kafka(role)?.clone();
     let s3 = settings.require_s3(role)?.clone();
-    registry(kafka, s3, &settings.dags_folder).await
+    let shell = Shell::guarded_by(warden);
+    registry(kafka, s3, &settings.dags_folder, shell).await
 }
 
 /// The kinds of a process that only checks files: they know their fields and outputs, and are never run.
@@ -40,18 +42,24 @@ pub(crate) async fn for_checks(folder: &Path) -> Result<Registry> {
         }),
         addressing: S3Addressing::Path,
     };
-    registry(nowhere, no_store, folder).await
+    registry(nowhere, no_store, folder, Shell::default()).await
 }
 
-async fn registry(kafka: KafkaSettings, s3: S3Settings, folder: &Path) -> Result<Registry> {
+async fn registry(
+    kafka: KafkaSettings,
+    s3: S3Settings,
+    folder: &Path,
+    shell: Shell,
+) -> Result<Registry> {
     let store = ObjectStore::connect(&s3).await;
     let catalog = Arc::new(datasets(folder)?);
-    let heavy: [Arc<dyn Kind>; 3] = [
+    let own: [Arc<dyn Kind>; 4] = [
+        Arc::new(shell),
         Arc::new(KafkaToS3::new(kafka, s3)),
         Arc::new(Clean::new(store.clone(), catalog)),
         Arc::new(Report::new(store, folder)),
     ];
-    Ok(Registry::new(light_kinds().into_iter().chain(heavy)))
+    Ok(Registry::new(light_kinds().into_iter().chain(own)))
 }
 
 /// The dataset files of a DAG folder.

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pinwheel_scheduler::{
-    engine::{self, Changes, Engine, Roles, SystemClock},
+    engine::{self, Changes, Engine, OnLease, Roles, SystemClock},
     store::Store,
 };
 use pinwheel_streaming::{
@@ -15,9 +15,14 @@ use pinwheel_streaming::{
     live,
     worker::{self, StreamDefinition, Worker, WorkerOptions},
 };
-use pinwheel_tasks::{KafkaSettings, Registry, S3Settings, kafka, s3::ObjectStore};
-use pinwheel_web::{Check, WebOptions, WebState};
-use tokio::{net::TcpListener, task::JoinSet};
+use pinwheel_tasks::{
+    KafkaSettings, Registry, S3Settings, Warden, duration, kafka, s3::ObjectStore,
+};
+use pinwheel_web::{Check, Gather, MetricsOptions, WebOptions, WebState};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,9 +35,6 @@ use crate::{
 
 /// The topic that posted pins go to.
 pub(crate) const PINS_TOPIC: &str = "pins";
-/// How long a running task may go on after the process was asked to stop.
-const GRACE: Duration = Duration::from_secs(30);
-
 /// What is said when a loop broke that the engine cannot do without.
 pub(crate) const ENGINE_BROKE: &str = "the engine cannot go on; its log says which loop broke";
 
@@ -40,40 +42,151 @@ pub(crate) const ENGINE_BROKE: &str = "the engine cannot go on; its log says whi
 pub(crate) async fn run_scheduler(settings: &Settings) -> Result<()> {
     let url = settings.require_database("scheduler")?;
     let registry = registry::for_checks(&settings.dags_folder).await?;
-    run_engine(settings, "scheduler", url, registry, Roles::Scheduler).await
+    let engine = EngineParts {
+        registry,
+        roles: Roles::Scheduler,
+        grace: Duration::ZERO,
+        on_lease: OnLease::default(),
+    };
+    run_engine(settings, "scheduler", url, engine).await
 }
 
 /// `pinwheel worker`
 pub(crate) async fn run_worker(settings: &Settings) -> Result<()> {
     let url = settings.require_database("worker")?;
-    let registry = registry::for_work(settings, "worker").await?;
-    run_engine(settings, "worker", url, registry, Roles::Worker).await
+    let (registry, on_lease) = guarded_work(settings, "worker").await?;
+    let engine = EngineParts {
+        registry,
+        roles: Roles::Worker,
+        grace: settings.worker.grace,
+        on_lease,
+    };
+    run_engine(settings, "worker", url, engine).await
 }
 
-async fn run_engine(
-    settings: &Settings,
-    role: &str,
-    url: &str,
-    registry: Registry,
-    roles: Roles,
-) -> Result<()> {
+/// The kinds of a worker, and who has to hear of its lease so that no process of a task outlives it.
+pub(crate) async fn guarded_work(settings: &Settings, role: &str) -> Result<(Registry, OnLease)> {
+    // The very file that runs, though it may have been replaced meanwhile: both ends of the pipe must be of one version.
+    let warden = Warden::new("/proc/self/exe", ["warden"]);
+    let registry = registry::for_work(settings, role, warden.clone()).await?;
+    let on_lease = OnLease::new(move |until| warden.trust_until(until));
+    Ok((registry, on_lease))
+}
+
+/// What makes one engine different from another.
+pub(crate) struct EngineParts {
+    pub(crate) registry: Registry,
+    pub(crate) roles: Roles,
+    /// How long running tasks may go on after the process was asked to stop.
+    pub(crate) grace: Duration,
+    pub(crate) on_lease: OnLease,
+}
+
+async fn run_engine(settings: &Settings, role: &str, url: &str, parts: EngineParts) -> Result<()> {
     let shutdown = shutdown::token();
+    let metrics = Metrics::serve(
+        settings,
+        vec![Arc::new(pinwheel_scheduler::metrics::gather)],
+    )
+    .await?;
     let Some(store) = connect(url, &shutdown).await? else {
         return Ok(());
     };
-    let engine = start_engine(settings, store, registry, roles, GRACE).await?;
-    say(&format!(
-        "{role} ready: {} slots; Ctrl-C stops it",
-        settings.worker.slots
-    ));
+    let (roles, grace) = (parts.roles, parts.grace);
+    let engine = start_engine(settings, store, parts).await?;
+    say(&match roles {
+        Roles::Scheduler => format!("{role} ready; Ctrl-C stops it"),
+        Roles::Worker | Roles::Both => format!(
+            "{role} ready: {} slots; Ctrl-C stops it",
+            settings.worker.slots
+        ),
+    });
     let ended = tokio::select! {
         biased;
         () = shutdown.cancelled() => Ok(()),
         () = engine.broken() => Err(Failure::failed(ENGINE_BROKE)),
     };
-    say("stopping; running tasks may end first");
-    engine.stop().await;
+    stop_engine(&engine, grace).await;
+    metrics.end().await;
     ended
+}
+
+/// Stops an engine in good order, and says how. What runs is handed back when `grace` is over, or at a second signal.
+pub(crate) async fn stop_engine(engine: &Engine, grace: Duration) {
+    let hurry = shutdown::hurry();
+    say(&stopping(engine.running_tasks(), grace));
+    let say_the_rest = async {
+        tokio::select! {
+            biased;
+            () = hurry.cancelled() => {
+                say("handing back what still runs");
+                engine.stop_now();
+            }
+            () = tokio::time::sleep(grace) => {
+                if engine.running_tasks() > 0 {
+                    say("the grace is over; handing back what still runs");
+                }
+                hurry.cancelled().await;
+                engine.stop_now();
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = engine.clone().stop() => {}
+        () = say_the_rest => {}
+    }
+}
+
+fn stopping(running: usize, grace: Duration) -> String {
+    let tasks = match running {
+        0 => return "stopping".to_owned(),
+        1 => "1 running task".to_owned(),
+        several => format!("{several} running tasks"),
+    };
+    format!(
+        "stopping: waiting up to {} for {tasks}; Ctrl-C again hands them back now",
+        duration::text(grace)
+    )
+}
+
+/// `/metrics` and `/healthz` of a role that serves nothing else, while it is up; nothing when nobody asked for them.
+struct Metrics {
+    served: Option<JoinHandle<std::result::Result<(), pinwheel_web::Error>>>,
+    stop: CancellationToken,
+}
+
+impl Metrics {
+    async fn serve(settings: &Settings, gather: Vec<Gather>) -> Result<Self> {
+        let stop = CancellationToken::new();
+        let served = match settings.metrics_bind {
+            None => None,
+            Some(bind) => {
+                let listener = MetricsOptions { bind }.listen().await?;
+                say(&format!(
+                    "metrics on http://{}/metrics",
+                    local_address(&listener)?
+                ));
+                Some(tokio::spawn(pinwheel_web::serve_metrics(
+                    listener,
+                    gather,
+                    stop.clone(),
+                )))
+            }
+        };
+        Ok(Self { served, stop })
+    }
+
+    /// Ends last, so that a stop can be watched. A role works without its metrics, so their failure is only told.
+    async fn end(self) {
+        self.stop.cancel();
+        if let Some(served) = self.served
+            && let Err(error) = served.await.expect("serving does not panic")
+        {
+            tracing::warn!(%error, "the metrics were not served to the end");
+        }
+    }
 }
 
 /// `pinwheel web`
@@ -85,7 +198,10 @@ pub(crate) async fn run_web(settings: &Settings) -> Result<()> {
     let Some(store) = connect(url, &shutdown).await? else {
         return Ok(());
     };
-    let changes = Changes::listen(&store).await?;
+    let listen = async || Ok(Changes::listen(&store).await?);
+    let Some(changes) = patiently(&shutdown, listen).await? else {
+        return Ok(());
+    };
     say(&format!("web ready: http://{address}"));
     serve_web(
         listener,
@@ -115,8 +231,13 @@ pub(crate) async fn run_stream(settings: &Settings) -> Result<()> {
     let kafka = settings.require_kafka("stream")?;
     let url = settings.require_database("stream")?;
     let shutdown = shutdown::token();
+    let registry = prometheus::Registry::new();
+    let metrics = {
+        let registry = registry.clone();
+        Metrics::serve(settings, vec![Arc::new(move || registry.gather())]).await?
+    };
     let mut workers = JoinSet::new();
-    for (_, worker) in stream_workers(settings, kafka, url, &prometheus::Registry::new())? {
+    for (_, worker) in stream_workers(settings, kafka, url, &registry)? {
         workers.spawn(worker.run(shutdown.clone()));
     }
     say(&format!(
@@ -133,17 +254,26 @@ pub(crate) async fn run_stream(settings: &Settings) -> Result<()> {
             first_failure = Err(Failure::from(error));
         }
     }
+    metrics.end().await;
     first_failure
 }
 
 /// Connects to the database and brings it to our schema, waiting while it is away. `None` when we were asked to stop
 /// first.
 pub(crate) async fn connect(url: &str, shutdown: &CancellationToken) -> Result<Option<Store>> {
+    patiently(shutdown, async || Ok(connect_once(url).await?)).await
+}
+
+/// Does what needs the database, again with growing pauses while it is away. `None` when we were asked to stop first.
+async fn patiently<T>(
+    shutdown: &CancellationToken,
+    mut attempt: impl AsyncFnMut() -> std::result::Result<T, engine::Error>,
+) -> Result<Option<T>> {
     let mut wait = Duration::from_millis(200);
     loop {
-        let error = match connect_once(url).await {
-            Ok(store) => return Ok(Some(store)),
-            Err(error) if error.is_unavailable() => error,
+        let error = match attempt().await {
+            Ok(done) => return Ok(Some(done)),
+            Err(engine::Error::Store(error)) if error.is_unavailable() => error,
             Err(error) => return Err(error.into()),
         };
         tracing::warn!(
@@ -169,11 +299,14 @@ async fn connect_once(url: &str) -> std::result::Result<Store, pinwheel_schedule
 pub(crate) async fn start_engine(
     settings: &Settings,
     store: Store,
-    registry: Registry,
-    roles: Roles,
-    grace: Duration,
+    parts: EngineParts,
 ) -> Result<Engine> {
-    let defaults = engine::Options::default();
+    let EngineParts {
+        registry,
+        roles,
+        grace,
+        on_lease,
+    } = parts;
     let watches_files = match roles {
         Roles::Scheduler | Roles::Both => true,
         Roles::Worker => false,
@@ -181,19 +314,31 @@ pub(crate) async fn start_engine(
     let options = engine::Options {
         name: settings.worker.name.clone().unwrap_or_else(process_name),
         queues: settings.worker.queues.clone(),
+        labels: settings.worker.labels.clone(),
         slots: settings.worker.slots,
         dag_folder: watches_files.then(|| settings.dags_folder.clone()),
+        lease: settings.worker.lease,
+        heartbeat: settings.worker.heartbeat,
         grace,
-        ..defaults
+        on_lease,
+        retention: settings.retention,
+        ..engine::Options::default()
     };
-    Ok(Engine::start(
-        store,
-        registry,
-        roles,
-        options,
-        Arc::new(SystemClock::new()),
-    )
-    .await?)
+    // The database was there a moment ago; it may go away before the lease is open.
+    let start = async || {
+        let clock = Arc::new(SystemClock::new());
+        Engine::start(
+            store.clone(),
+            registry.clone(),
+            roles,
+            options.clone(),
+            clock,
+        )
+        .await
+    };
+    patiently(&shutdown::token(), start)
+        .await?
+        .ok_or_else(|| Failure::failed("asked to stop before the engine could start"))
 }
 
 fn process_name() -> String {
@@ -368,10 +513,11 @@ impl From<pinwheel_web::Error> for Failure {
     fn from(error: pinwheel_web::Error) -> Self {
         let message = error.to_string();
         match error {
-            pinwheel_web::Error::NotLoopback(_) => Self::invalid(message),
-            pinwheel_web::Error::Bind { .. } => Self::invalid(message).hint(
-                "stop what uses it, or choose another with --web-bind (port 0 takes a free one)",
-            ),
+            pinwheel_web::Error::NotLoopback { .. } => Self::invalid(message),
+            pinwheel_web::Error::Bind { setting, .. } => Self::invalid(message).hint(format!(
+                "stop what uses it, or choose another with --{} (port 0 takes a free one)",
+                setting.replace('.', "-")
+            )),
             pinwheel_web::Error::Serve(_) => Self::failed(message),
         }
     }

@@ -8,11 +8,16 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
+use pinwheel_scheduler::{
+    model::is_name,
+    store::{Keep, Retention},
+};
 use pinwheel_tasks::{
-    KafkaSettings, S3Addressing, S3Credentials, S3Settings,
+    KafkaSettings, S3Addressing, S3Credentials, S3Settings, duration,
     s3::{self, Location},
 };
 use serde::Deserialize;
@@ -21,8 +26,15 @@ use crate::failure::{Failure, Result};
 
 /// The settings file that is read when no other is named and it exists.
 const DEFAULT_FILE: &str = "pinwheel.toml";
+/// Labels of a worker, and the characters of one's name or value.
+const MOST_LABELS: usize = 16;
+const LONGEST_LABEL: usize = 63;
 /// Where the shipped DAGs write their datasets.
 const DEFAULT_CLEAN_PREFIX: &str = "s3://lake/clean";
+const GRACE: Duration = Duration::from_secs(30);
+/// A worker that died is noticed when its lease is over.
+const LEASE: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
@@ -131,6 +143,15 @@ pub(crate) struct Flags {
         value_name = "ADDRESS:PORT"
     )]
     ingest_bind: Option<SocketAddr>,
+    /// `metrics.bind`: where a scheduler, a worker or a streaming worker serves /metrics and /healthz [default: nowhere]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_METRICS_BIND",
+        value_name = "ADDRESS:PORT"
+    )]
+    metrics_bind: Option<SocketAddr>,
     /// `worker.slots`: how many tasks run at once in this process [default: 4 for every core]
     #[arg(
         long,
@@ -140,6 +161,55 @@ pub(crate) struct Flags {
         value_name = "NUMBER"
     )]
     worker_slots: Option<usize>,
+    /// `worker.grace`: how long running tasks may go on after the worker was asked to stop [default: 30s]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_WORKER_GRACE",
+        value_name = "DURATION",
+        value_parser = duration::parse
+    )]
+    worker_grace: Option<Duration>,
+    /// `worker.lease`: how long a worker's tasks stay its own without a heartbeat [default: 30s]
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        env = "PINWHEEL_WORKER_LEASE",
+        value_name = "DURATION",
+        value_parser = duration::parse
+    )]
+    worker_lease: Option<Duration>,
+    /// `worker.heartbeat`: how often a process renews its lease [default: 5s]
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        env = "PINWHEEL_WORKER_HEARTBEAT",
+        value_name = "DURATION",
+        value_parser = duration::parse
+    )]
+    worker_heartbeat: Option<Duration>,
+    /// `retention.runs`: how long runs stay after their end, such as 90d, or `forever` [default: 90d]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_RETENTION_RUNS",
+        value_name = "AGE",
+        value_parser = keep
+    )]
+    retention_runs: Option<Keep>,
+    /// `retention.keep`: the last so many runs of each DAG stay whatever their age [default: 30]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_RETENTION_KEEP",
+        value_name = "NUMBER"
+    )]
+    retention_keep: Option<u32>,
     /// `embedded.postgres_bin`: the folder with `initdb` and `postgres` for the embedded Postgres
     #[arg(
         long,
@@ -172,7 +242,10 @@ pub(crate) struct Settings {
     pub(crate) clean_prefix: Location,
     pub(crate) web_bind: SocketAddr,
     pub(crate) ingest_bind: SocketAddr,
+    /// Only for roles that serve nothing else.
+    pub(crate) metrics_bind: Option<SocketAddr>,
     pub(crate) worker: Worker,
+    pub(crate) retention: Retention,
     pub(crate) embedded: Embedded,
 }
 
@@ -181,7 +254,14 @@ pub(crate) struct Settings {
 pub(crate) struct Worker {
     pub(crate) name: Option<String>,
     pub(crate) queues: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) slots: usize,
+    /// How long running tasks may go on after the worker was asked to stop.
+    pub(crate) grace: Duration,
+    /// How long this process keeps what it holds without a heartbeat.
+    pub(crate) lease: Duration,
+    /// How often it renews its lease; at most a third of it.
+    pub(crate) heartbeat: Duration,
 }
 
 /// `[embedded]`.
@@ -243,10 +323,23 @@ impl Settings {
                     .hint("leave it out, or set it to how many tasks this process may run at once"),
             );
         }
+        let lease = flags
+            .worker_lease
+            .or(file.worker.lease.map(Period::into_inner))
+            .unwrap_or(LEASE);
+        let heartbeat = flags
+            .worker_heartbeat
+            .or(file.worker.heartbeat.map(Period::into_inner))
+            .unwrap_or(HEARTBEAT);
+        check_heartbeat(heartbeat, lease)?;
         let queues = file
             .worker
             .queues
             .unwrap_or_else(|| vec!["default".to_owned()]);
+        for queue in &queues {
+            check_name("worker.queues", queue)?;
+        }
+        check_labels(&file.worker.labels)?;
         Ok(Self {
             data_dir: flags.data_dir.clone(),
             database_url: flags.database_url.clone().or(file.database.url),
@@ -275,11 +368,24 @@ impl Settings {
                 .ingest_bind
                 .or(file.ingest.bind)
                 .unwrap_or(([127, 0, 0, 1], 8000).into()),
+            metrics_bind: flags.metrics_bind.or(file.metrics.bind),
             worker: Worker {
                 name: file.worker.name,
                 queues,
+                labels: file.worker.labels,
                 slots,
+                grace: flags
+                    .worker_grace
+                    .or(file.worker.grace.map(Period::into_inner))
+                    .unwrap_or(GRACE),
+                lease,
+                heartbeat,
             },
+            retention: retention(
+                flags.retention_runs,
+                file.retention.runs.as_deref(),
+                flags.retention_keep.or(file.retention.keep),
+            )?,
             embedded: Embedded {
                 postgres_bin: flags.postgres_bin.clone().or(file.embedded.postgres_bin),
                 tools: flags.tools.clone().or(file.embedded.tools),
@@ -327,6 +433,91 @@ fn clean_prefix(given: Option<&str>) -> Result<Location> {
     let text = given.unwrap_or(DEFAULT_CLEAN_PREFIX);
     text.parse().map_err(|error: s3::Error| {
         Failure::invalid(format!("`lake.clean_prefix` is `{text}`: {error}")).hint(error.hint())
+    })
+}
+
+/// Two heartbeats may be lost without the lease.
+fn check_heartbeat(heartbeat: Duration, lease: Duration) -> Result<()> {
+    let refuse = |message: String| {
+        Err(Failure::invalid(message).hint(
+            "leave both out, or give a heartbeat that is at most a third of the lease, such as \"5s\" and \"30s\"",
+        ))
+    };
+    if heartbeat.is_zero() {
+        return refuse(
+            "`worker.heartbeat` is 0, so a lease would be renewed without a pause".to_owned(),
+        );
+    }
+    if heartbeat > lease / 3 {
+        return refuse(format!(
+            "`worker.heartbeat` is {}, more than a third of `worker.lease`, which is {}",
+            duration::text(heartbeat),
+            duration::text(lease)
+        ));
+    }
+    Ok(())
+}
+
+/// A queue that no task can name would never bring any work.
+fn check_name(setting: &str, name: &str) -> Result<()> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(
+        Failure::invalid(format!("`{setting}` holds `{name}`, which is no name"))
+            .hint("a name has 1 to 128 letters, digits, `_`, `.` and `-`, and begins with none of the last two"),
+    )
+}
+
+/// Every heartbeat's row and every list holds them, so they are few and short.
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    if labels.len() > MOST_LABELS {
+        return Err(Failure::invalid(format!(
+            "`worker.labels` holds {} labels, more than {MOST_LABELS}",
+            labels.len()
+        )));
+    }
+    for (name, value) in labels {
+        check_name("worker.labels", name)?;
+        let characters = value.chars().count();
+        if name.len() > LONGEST_LABEL
+            || !(1..=LONGEST_LABEL).contains(&characters)
+            || value.chars().any(char::is_control)
+        {
+            return Err(Failure::invalid(format!(
+                "the label `{name}` in `worker.labels` does not fit"
+            ))
+            .hint(format!(
+                "a label's name and its value have 1 to {LONGEST_LABEL} characters each, on one line"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads how long runs stay, from the command line.
+pub(crate) fn keep(text: &str) -> std::result::Result<Keep, String> {
+    text.parse()
+        .map_err(|error: duration::Error| format!("{error}; {}, or `forever`", error.hint))
+}
+
+fn retention(
+    runs_flag: Option<Keep>,
+    runs_in_file: Option<&str>,
+    keep: Option<u32>,
+) -> Result<Retention> {
+    let default = Retention::default();
+    let runs_in_file = runs_in_file
+        .map(|text| {
+            text.parse().map_err(|error: duration::Error| {
+                Failure::invalid(format!("`retention.runs` is `{text}`: {error}"))
+                    .hint(format!("{}, or \"forever\"", error.hint))
+            })
+        })
+        .transpose()?;
+    Ok(Retention {
+        runs: runs_flag.or(runs_in_file).unwrap_or(default.runs),
+        keep: keep.unwrap_or(default.keep),
     })
 }
 
@@ -382,7 +573,9 @@ struct File {
     lake: LakeTable,
     web: BindTable,
     ingest: BindTable,
+    metrics: BindTable,
     worker: WorkerTable,
+    retention: RetentionTable,
     embedded: EmbeddedTable,
 }
 
@@ -432,7 +625,39 @@ struct BindTable {
 struct WorkerTable {
     name: Option<String>,
     queues: Option<Vec<String>>,
+    labels: BTreeMap<String, String>,
     slots: Option<usize>,
+    grace: Option<Period>,
+    lease: Option<Period>,
+    heartbeat: Option<Period>,
+}
+
+/// A duration as people write it.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct Period(Duration);
+
+impl Period {
+    fn into_inner(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Period {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        duration::parse(&text)
+            .map(Self)
+            .map_err(|error| format!("{}; {}", error.message, error.hint))
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RetentionTable {
+    runs: Option<String>,
+    keep: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -540,7 +765,50 @@ mod tests {
         assert!(
             file.web.bind.is_some() && file.ingest.bind.is_some() && file.worker.slots.is_some()
         );
+        assert!(file.metrics.bind.is_some() && !file.worker.labels.is_empty());
+        check_labels(&file.worker.labels).expect("the labels fit");
         assert!(file.dags.folder.is_some() && file.embedded.tools.is_some());
+        assert!(file.retention.runs.is_some() && file.retention.keep.is_some());
+    }
+
+    #[test]
+    fn runs_stay_ninety_days_unless_a_setting_says_otherwise() {
+        let days = |days: u64| Keep::For(std::time::Duration::from_secs(days * 86_400));
+        let retention = |text: &str, flags: &[&str]| read(text, flags).expect("valid").retention;
+        assert_eq!(
+            retention("", &[]),
+            Retention {
+                runs: days(90),
+                keep: 30
+            }
+        );
+        let file = "[retention]\nruns = \"1w\"\nkeep = 0\n";
+        assert_eq!(
+            retention(file, &[]),
+            Retention {
+                runs: days(7),
+                keep: 0
+            }
+        );
+        assert_eq!(
+            retention(
+                file,
+                &["--retention-runs", "forever", "--retention-keep", "5"]
+            ),
+            Retention {
+                runs: Keep::Forever,
+                keep: 5
+            }
+        );
+    }
+
+    #[test]
+    fn a_bad_retention_says_how_to_write_one() {
+        let failure =
+            read("[retention]\nruns = \"90\"\n", &[]).expect_err("a number alone is no age");
+        let report = format!("{:?}", miette::Report::new(failure));
+        assert!(report.contains("retention.runs"), "{report}");
+        assert!(report.contains("forever"), "{report}");
     }
 
     #[test]
@@ -558,6 +826,76 @@ mod tests {
         ] {
             assert!(report.contains(name), "{report}");
         }
+    }
+
+    #[test]
+    fn durations_of_a_worker_are_read_from_file_and_flags() {
+        let text = "[worker]\ngrace = \"1m 30s\"\nlease = \"3s\"\nheartbeat = \"1s\"\n";
+        let worker = read(text, &["--worker-heartbeat", "500ms"])
+            .expect("valid")
+            .worker;
+        assert_eq!(
+            (worker.grace, worker.lease, worker.heartbeat),
+            (
+                Duration::from_secs(90),
+                Duration::from_secs(3),
+                Duration::from_millis(500)
+            )
+        );
+        let failure = read("[worker]\ngrace = \"30\"\n", &[]).expect_err("it has no unit");
+        let report = format!("{:?}", miette::Report::new(failure));
+        assert!(
+            report.contains("has no unit") && report.contains("grace"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn a_heartbeat_that_could_lose_the_lease_is_refused() {
+        for (heartbeat, lease) in [("11s", "30s"), ("0s", "30s"), ("1ms", "2ms")] {
+            let flags = ["--worker-heartbeat", heartbeat, "--worker-lease", lease];
+            let failure = read("", &flags).expect_err(heartbeat);
+            assert!(
+                failure.to_string().contains("worker.heartbeat"),
+                "{failure}"
+            );
+        }
+        assert!(read("", &["--worker-heartbeat", "10s"]).is_ok());
+    }
+
+    #[test]
+    fn labels_and_queues_are_checked_where_they_are_read() {
+        let settings = read(
+            "[worker]\nlabels = { zone = \"eu-1\", gpu = \"yes\" }\n",
+            &[],
+        );
+        assert_eq!(settings.expect("valid").worker.labels["zone"], "eu-1");
+        let long = "x".repeat(LONGEST_LABEL + 1);
+        let many: String = (0..=MOST_LABELS)
+            .map(|number| format!("l{number} = \"x\", "))
+            .collect();
+        for wrong in [
+            "labels = { \"a b\" = \"x\" }".to_owned(),
+            "labels = { a = \"\" }".to_owned(),
+            "labels = { a = \"x\\ny\" }".to_owned(),
+            "labels = { a = 1 }".to_owned(),
+            format!("labels = {{ a = \"{long}\" }}"),
+            format!("labels = {{ {long} = \"x\" }}"),
+            format!("labels = {{ {many} }}"),
+            "queues = [\"-x\"]".to_owned(),
+        ] {
+            assert!(
+                read(&format!("[worker]\n{wrong}\n"), &[]).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn metrics_are_served_nowhere_unless_they_are_asked_for() {
+        assert_eq!(read("", &[]).expect("valid").metrics_bind, None);
+        let given = read("[metrics]\nbind = \"127.0.0.1:9100\"\n", &[]).expect("valid");
+        assert_eq!(given.metrics_bind, Some(([127, 0, 0, 1], 9100).into()));
     }
 
     #[test]

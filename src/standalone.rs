@@ -17,7 +17,7 @@ use crate::{
     embedded::{Embedded, Running},
     failure::{Failure, Result},
     progress::say,
-    registry, roles,
+    roles::{self, EngineParts},
     settings::Settings,
     shutdown,
 };
@@ -111,13 +111,18 @@ impl Standalone {
 
         let ingest = roles::bind_ingest(settings, kafka, metrics.clone()).await?;
         let streams = roles::stream_workers(settings, kafka, database_url, &metrics)?;
-        let registry = registry::for_work(settings, "standalone").await?;
+        let (registry, on_lease) = roles::guarded_work(settings, "standalone").await?;
         say(&format!(
             "loading the DAGs of {}",
             settings.dags_folder.display()
         ));
-        let engine =
-            roles::start_engine(settings, store.clone(), registry, Roles::Both, GRACE).await?;
+        let parts = EngineParts {
+            registry,
+            roles: Roles::Both,
+            grace: GRACE,
+            on_lease,
+        };
+        let engine = roles::start_engine(settings, store.clone(), parts).await?;
 
         let running = Running {
             pid: std::process::id(),
@@ -173,7 +178,6 @@ impl Standalone {
             () = shutdown.cancelled() => Ok(()),
             failure = self.broke() => Err(failure),
         };
-        say("stopping");
         self.stop().await;
         ended
     }
@@ -199,13 +203,15 @@ impl Standalone {
 
     /// Stops what takes work in, then what works, then what everything stands on.
     pub(crate) async fn stop(&mut self) {
+        // From here on a second signal is heard, and hastens the engine's stop below.
+        let _hastened_below = shutdown::hurry();
         self.stop_roles.cancel();
         while let Some(ended) = self.roles.join_next().await {
             if let Ok((role, Err(failure))) = ended {
                 tracing::warn!(?role, "{role:?} did not end well: {failure}");
             }
         }
-        self.engine.clone().stop().await;
+        roles::stop_engine(&self.engine, GRACE).await;
         self.embedded.stop().await;
     }
 }

@@ -7,6 +7,8 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use crate::store::Removed;
+
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
 pub(crate) static SETTLED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -85,6 +87,25 @@ pub(crate) static STORE_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
         "Statements of the engine that Postgres did not answer or refused",
     ))
 });
+
+static REMOVED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let counter = IntCounterVec::new(
+        Opts::new(
+            "pinwheel_retention_removed_rows_total",
+            "Rows that this process has removed because they were old, by what they were",
+        ),
+        &["what"],
+    )
+    .expect("the name and the label are valid");
+    register(counter)
+});
+
+/// Counts what a step of retention has removed.
+pub(crate) fn count_removed(removed: &Removed) {
+    for (what, rows) in removed.parts() {
+        REMOVED.with_label_values(&[what]).inc_by(rows);
+    }
+}
 
 /// Everything measured so far, for `/metrics`.
 pub fn gather() -> Vec<MetricFamily> {

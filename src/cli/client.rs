@@ -2,7 +2,7 @@
 
 use pinwheel_scheduler::{
     engine::bell,
-    model::{DagId, RunId, TaskId},
+    model::{DagId, PoolName, RunId, TaskId},
     store::{self, RunRow, Store},
 };
 
@@ -71,6 +71,11 @@ pub(crate) fn task_id(text: &str) -> std::result::Result<TaskId, String> {
     TaskId::new(text).ok_or_else(|| not_a_name("task"))
 }
 
+/// Reads a pool's name from the command line.
+pub(crate) fn pool_name(text: &str) -> std::result::Result<PoolName, String> {
+    PoolName::new(text).ok_or_else(|| not_a_name("pool"))
+}
+
 fn not_a_name(what: &str) -> String {
     format!("the id of a {what} is made of letters, digits, `_`, `.` and `-`")
 }
@@ -90,7 +95,12 @@ impl From<store::Error> for Failure {
             | store::Error::RunExists { .. }
             | store::Error::RunIsFinal { .. }
             | store::Error::TaskIsActive { .. }
-            | store::Error::NothingToClear { .. } => Self::invalid(message),
+            | store::Error::NothingToClear { .. }
+            | store::Error::UnknownPool { .. }
+            | store::Error::PoolIsDefault
+            | store::Error::PoolIsNamed { .. }
+            | store::Error::PoolIsBusy { .. }
+            | store::Error::UnknownWorker { .. } => Self::invalid(message),
             store::Error::Definition { .. }
             | store::Error::Migrate(_)
             | store::Error::Database(_) => Self::failed(message),

@@ -9,14 +9,16 @@ mod emulate;
 mod env;
 mod logs;
 pub(crate) mod output;
+mod pools;
 pub(crate) mod query;
 mod runs;
 mod schedule;
+mod workers;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    demo,
+    bench, demo,
     failure::Result,
     logging::Logging,
     roles,
@@ -82,6 +84,12 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, show, cancel and clear runs
     #[command(subcommand)]
     Runs(runs::Command),
+    /// List, size and delete pools
+    #[command(subcommand)]
+    Pools(pools::Command),
+    /// List and show workers and schedulers
+    #[command(subcommand)]
+    Workers(workers::Command),
     /// Print the log of a task
     Logs(logs::Arguments),
     /// Ask when a schedule fires
@@ -91,9 +99,15 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     Query(query::Arguments),
     /// Print where a running standalone's services are, as environment variables
     Env(env::Arguments),
+    /// Measure how fast this binary is on this machine
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Look after the database
     #[command(subcommand)]
     Db(db::Command),
+    /// Watch a worker and end what its tasks run when it cannot; only a worker starts it
+    #[command(hide = true)]
+    Warden,
 }
 
 pub(crate) use self::{dags::wait_until_final, runs::description as run_description};
@@ -114,6 +128,11 @@ pub(crate) struct DemoArguments {
 }
 
 impl CommandLine {
+    /// Whether a worker starts this process as its warden, which needs neither a runtime nor a log.
+    pub(crate) fn is_warden(&self) -> bool {
+        matches!(self.command, Command::Warden)
+    }
+
     /// Does what was asked.
     pub(crate) async fn run(self) -> Result<()> {
         let settings = || Settings::read(&self.flags);
@@ -128,11 +147,15 @@ impl CommandLine {
             Command::Emulate(arguments) => emulate::run(&settings()?, arguments).await,
             Command::Dags(command) => command.run(&settings()?).await,
             Command::Runs(command) => command.run(&settings()?).await,
+            Command::Pools(command) => command.run(&settings()?).await,
+            Command::Workers(command) => command.run(&settings()?).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),
             Command::Query(arguments) => query::run(&settings()?, &arguments).await,
             Command::Env(arguments) => env::run(&settings()?, &arguments),
+            Command::Bench(command) => command.run(&settings()?).await,
             Command::Db(command) => command.run(&settings()?).await,
+            Command::Warden => unreachable!("the process is a warden before there is a runtime"),
         }
     }
 }

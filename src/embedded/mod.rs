@@ -166,6 +166,44 @@ impl Embedded {
     }
 }
 
+/// A Postgres of its own and nothing else, for as long as a benchmark takes.
+pub(crate) struct LonePostgres {
+    postgres: Postgres,
+    folder: PathBuf,
+}
+
+impl LonePostgres {
+    /// Starts it over an empty folder.
+    pub(crate) async fn start(folder: &Path, binaries: Option<&Path>) -> Result<Self> {
+        let folder = make_data_dir(folder)?;
+        let mut memory = Memory::recall(&folder)?;
+        let postgres = Postgres::start(&folder, binaries, &mut memory).await?;
+        Ok(Self { postgres, folder })
+    }
+
+    /// The address for clients, with the password.
+    pub(crate) fn url(&self) -> String {
+        self.postgres.url()
+    }
+
+    /// Stops it and removes all of its data.
+    pub(crate) async fn stop(self) {
+        self.postgres.stop().await;
+        // Root's Postgres may live elsewhere, with a link to it.
+        let home = self.folder.join("postgres");
+        if let Ok(elsewhere) = std::fs::read_link(&home) {
+            remove(&elsewhere);
+        }
+        remove(&self.folder);
+    }
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        tracing::warn!(%error, "`{}` could not be removed", folder.display());
+    }
+}
+
 /// Makes the data directory and gives its absolute path: children run in folders of their own.
 fn make_data_dir(named: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(named)

@@ -33,6 +33,7 @@ pub mod s3;
 mod settings;
 mod shell;
 mod wait;
+pub mod warden;
 
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub use clean::Clean;
@@ -50,6 +51,7 @@ pub use report::Report;
 pub use settings::{KafkaSettings, S3Addressing, S3Credentials, S3Settings};
 pub use shell::Shell;
 pub use wait::Wait;
+pub use warden::Warden;
 
 /// The kinds that need no client: `noop`, `shell` and `wait`.
 pub fn light_kinds() -> Vec<std::sync::Arc<dyn Kind>> {

@@ -7,10 +7,11 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{LazyLock, mpsc},
+    sync::LazyLock,
     thread,
 };
 
+use pinwheel_test_support::child;
 use serde_json::Value;
 
 /// The binary under test.
@@ -195,31 +196,17 @@ pub(crate) fn fresh_directory(name: &str) -> PathBuf {
     directory
 }
 
-/// Starts the binary so that it gets SIGTERM when this process ends, however it ends. The signal is bound to the thread that
-/// starts the child, so that thread stays for good.
-fn child_of_this_process(arguments: &[&str]) -> Child {
-    let arguments: Vec<String> = arguments
-        .iter()
-        .map(|argument| (*argument).to_owned())
-        .collect();
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "--", PINWHEEL])
-            .args(arguments)
-            .current_dir(project())
-            .env_remove("DATABASE_URL")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("setpriv is part of util-linux");
-        sender.send(child).expect("the starter waits");
-        loop {
-            thread::park();
-        }
-    });
-    receiver.recv().expect("the thread sends the child")
+/// Starts the binary so that it gets SIGTERM when this process ends, however it ends.
+pub(crate) fn child_of_this_process(arguments: &[&str]) -> Child {
+    let mut command = child::ending_with_us("TERM", PINWHEEL);
+    command
+        .args(arguments)
+        .current_dir(project())
+        .env_remove("DATABASE_URL")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    child::spawn(command).expect("setpriv is part of util-linux")
 }
 
 /// Reads the standalone's own words until it says that it is ready; goes on reading so that it never blocks.

@@ -1,11 +1,15 @@
 //! End-to-end tests through the binary and the API, in one test binary so that everything is linked once.
 
 mod browser;
+mod chaos;
 mod cleaning;
 mod harness;
 mod landing;
 mod main_job;
 mod object_store;
+mod outage;
+mod process;
 mod steering;
 mod streaming;
 mod tidy;
+mod worker_death;

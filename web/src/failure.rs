@@ -106,7 +106,15 @@ impl Failure {
 impl From<store::Error> for Failure {
     fn from(error: store::Error) -> Self {
         use store::Error as E;
-        if error.is_unavailable() {
+        if error.is_unavailable() && !error.is_away() {
+            tracing::warn!(%error, "the store was too busy to answer a request");
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "Postgres is busy")
+                .detail("Postgres is there, but did not answer this in time")
+                .hint(
+                    "try again; if it stays so, see what Postgres is doing in `pg_stat_activity`",
+                );
+        }
+        if error.is_away() {
             tracing::warn!(%error, "the store did not answer a request");
             return Self::new(StatusCode::SERVICE_UNAVAILABLE, "Postgres cannot be reached")
                 .detail("Pinwheel keeps its state in Postgres, which does not answer; running tasks go on")
@@ -117,6 +125,11 @@ impl From<store::Error> for Failure {
             E::UnknownRun { .. } => (StatusCode::NOT_FOUND, "No such run"),
             E::UnknownTask { .. } => (StatusCode::NOT_FOUND, "No such task"),
             E::UnknownVersion { .. } => (StatusCode::NOT_FOUND, "No such version"),
+            E::UnknownPool { .. } => (StatusCode::NOT_FOUND, "No such pool"),
+            E::UnknownWorker { .. } => (StatusCode::NOT_FOUND, "No such worker"),
+            E::PoolIsDefault | E::PoolIsNamed { .. } | E::PoolIsBusy { .. } => {
+                (StatusCode::CONFLICT, "The pool is needed")
+            }
             E::RetiredDag { .. } => (StatusCode::CONFLICT, "The DAG's file is gone"),
             E::RunExists { .. } => (StatusCode::CONFLICT, "There is such a run already"),
             E::RunIsFinal { .. } => (StatusCode::CONFLICT, "The run is over"),

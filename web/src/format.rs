@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use askama::{Template, filters::HtmlSafe};
 use chrono::{DateTime, SecondsFormat, Utc};
-use pinwheel_scheduler::model::{RunKind, RunState, SleepReason, TaskState, TryOutcome};
+use pinwheel_scheduler::{
+    model::{RunKind, RunState, SleepReason, TaskState, TryOutcome},
+    store::WorkerState,
+};
 use serde_json::Value;
 
 /// A state as icon, word and colour; never the colour alone.
@@ -63,6 +66,16 @@ pub(crate) fn try_badge(outcome: Option<TryOutcome>) -> Badge {
         Some(TryOutcome::Cancelled) => Badge::new("cancelled", "cancelled"),
         Some(TryOutcome::Lost) => Badge::new("upstream", "worker lost"),
         Some(TryOutcome::Timeout) => Badge::new("failed", "timed out"),
+    }
+}
+
+/// The badge of a process of the engine.
+pub(crate) fn worker_badge(state: WorkerState) -> Badge {
+    match state {
+        WorkerState::Alive => Badge::new("success", "alive"),
+        WorkerState::Stopping => Badge::new("paused", "stopping"),
+        WorkerState::Lost => Badge::new("failed", "lost"),
+        WorkerState::Ended => Badge::new("cancelled", "ended"),
     }
 }
 
@@ -221,6 +234,26 @@ pub(crate) fn shorten(text: &str, most: usize) -> String {
     short
 }
 
+/// A number of bytes in the unit that fits: `512 B`, `48.8 MiB`.
+pub(crate) fn bytes(bytes: i64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// A share of the machine's cores: `0.25 cores`.
+pub(crate) fn cores(cores: f32) -> String {
+    format!("{cores:.2} cores")
+}
+
 /// A number and its noun.
 pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
@@ -244,6 +277,21 @@ mod tests {
         ];
         for (millis, text) in cases {
             assert_eq!(duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn sizes_read_in_the_unit_that_fits() {
+        let cases = [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (51_200_000, "48.8 MiB"),
+            (3_221_225_472, "3.0 GiB"),
+            (i64::MAX, "8388608.0 TiB"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(bytes(number), text);
         }
     }
 

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{WebState, failure::Failure};
+use crate::failure::Failure;
 
 /// Nothing from elsewhere, no inline script or style, no frames, forms only to ourselves.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -20,9 +20,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 const PROGRAM: &str = "x-pinwheel";
 
 /// Refuses requests whose `Host` is not ours: a name that somebody points at 127.0.0.1 (DNS rebinding) would make
-/// their page "same origin" with us.
+/// their page "same origin" with us. `bind` is the address we serve on.
 pub(crate) async fn known_host(
-    State(state): State<WebState>,
+    State(bind): State<Option<SocketAddr>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -37,10 +37,10 @@ pub(crate) async fn known_host(
                 .map(|authority| authority.as_str())
         });
     match host {
-        Some(host) if is_ours(host, state.bind) => next.run(request).await,
+        Some(host) if is_ours(host, bind) => next.run(request).await,
         _ => Failure::new(StatusCode::MISDIRECTED_REQUEST, "Unknown host")
             .detail("the `Host` of this request is not an address that Pinwheel serves")
-            .hint("use http://127.0.0.1 or http://localhost with the port of `web.bind`")
+            .hint("use http://127.0.0.1 or http://localhost with the port that is served")
             .into_response(),
     }
 }

@@ -10,10 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::future::join_all;
-use prometheus::TextEncoder;
+use prometheus::{TextEncoder, proto::MetricFamily};
 use serde::Serialize;
 
-use crate::WebState;
+use crate::{Gather, WebState, metrics};
 
 /// A dependency may take so long to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -100,11 +100,27 @@ fn dependency(
     }
 }
 
-/// Prometheus' text format: the web role's own metrics, then those it was given.
+/// Prometheus' text format: the web role's own metrics, those it was given, and those of the whole installation, which it
+/// asks the store for. Without Postgres the last are left out.
 pub(crate) async fn metrics(State(state): State<WebState>) -> Response {
     let mut families = state.metrics.gather();
-    families.extend(state.gather.iter().flat_map(|gather| gather()));
-    match TextEncoder::new().encode_to_string(&families) {
+    families.extend(gathered(&state.gather));
+    match tokio::time::timeout(PATIENCE, state.store.gauges()).await {
+        Ok(Ok(gauges)) => families.extend(metrics::of_the_installation(&gauges)),
+        Ok(Err(error)) => tracing::debug!(%error, "the store told no gauges"),
+        Err(_) => tracing::debug!("the store told no gauges in time"),
+    }
+    as_text(&families)
+}
+
+/// The metrics of the parts of a process.
+pub(crate) fn gathered(parts: &[Gather]) -> Vec<MetricFamily> {
+    parts.iter().flat_map(|gather| gather()).collect()
+}
+
+/// Metrics as Prometheus reads them.
+pub(crate) fn as_text(families: &[MetricFamily]) -> Response {
+    match TextEncoder::new().encode_to_string(families) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written as text");

@@ -19,5 +19,5 @@ mod state;
 
 pub use health::Check;
 pub use routes::{Route, routes};
-pub use server::{Error, WebOptions, router, serve};
+pub use server::{Error, MetricsOptions, WebOptions, metrics_router, router, serve, serve_metrics};
 pub use state::{Gather, WebState};

@@ -7,8 +7,10 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use pinwheel_scheduler::store::Gauges;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, proto::MetricFamily,
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    proto::MetricFamily,
 };
 use tokio::time::Instant;
 
@@ -78,6 +80,53 @@ impl Metrics {
             .with_label_values(&[route])
             .observe(took.as_secs_f64());
     }
+}
+
+/// What is true of the whole installation and not of a process, as the store has just told it. The labels are names
+/// that DAG files and settings give, and states: all few.
+pub(crate) fn of_the_installation(gauges: &Gauges) -> Vec<MetricFamily> {
+    let registry = Registry::new();
+    let gauge = |name: &str, help: &str, label: &str| {
+        let gauge =
+            IntGaugeVec::new(Opts::new(name, help), &[label]).expect("name and label are valid");
+        registry
+            .register(Box::new(gauge.clone()))
+            .expect("every name is registered once");
+        gauge
+    };
+    let slots = gauge(
+        "pinwheel_pool_slots",
+        "Slots of a pool that has a limit",
+        "pool",
+    );
+    let used = gauge(
+        "pinwheel_pool_slots_used",
+        "Slots that running tasks take of a pool that has a limit",
+        "pool",
+    );
+    for (pool, has, uses) in &gauges.pools {
+        slots.with_label_values(&[pool]).set(i64::from(*has));
+        used.with_label_values(&[pool]).set(*uses);
+    }
+    let ready = gauge(
+        "pinwheel_ready_tasks",
+        "Tasks that could be claimed now, by queue",
+        "queue",
+    );
+    for (queue, tasks) in &gauges.ready {
+        ready.with_label_values(&[queue]).set(*tasks);
+    }
+    let workers = gauge(
+        "pinwheel_workers",
+        "Processes that run tasks, by state; the lost and the ended ones of the last hour",
+        "state",
+    );
+    for (state, number) in &gauges.workers {
+        workers
+            .with_label_values(&[state.as_str()])
+            .set(i64::try_from(*number).unwrap_or(i64::MAX));
+    }
+    registry.gather()
 }
 
 /// Counts and times every request.

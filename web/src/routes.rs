@@ -49,6 +49,22 @@ impl Table {
         self.add(Method::POST, MethodFilter::POST, path, handler)
     }
 
+    fn put<H, T>(self, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, WebState>,
+        T: 'static,
+    {
+        self.add(Method::PUT, MethodFilter::PUT, path, handler)
+    }
+
+    fn delete<H, T>(self, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, WebState>,
+        T: 'static,
+    {
+        self.add(Method::DELETE, MethodFilter::DELETE, path, handler)
+    }
+
     fn add<H, T>(
         mut self,
         method: Method,
@@ -89,6 +105,12 @@ fn table() -> Table {
     .get("/runs/{run}/tasks/{task}", pages::task::page)
     .get("/runs/{run}/tasks/{task}/events", pages::task::events)
     .post("/runs/{run}/tasks/{task}/clear", pages::actions::clear_task)
+    .get("/pools", pages::pools::page)
+    .get("/pools/events", pages::pools::events)
+    .post("/pools", pages::pools::set)
+    .post("/pools/{pool}/delete", pages::pools::delete)
+    .get("/workers", pages::workers::page)
+    .get("/workers/events", pages::workers::events)
     .get("/api", pages::reference::page)
     .get("/api/v1/openapi.json", api::openapi)
     .get("/api/v1/dags", api::dags::list)
@@ -110,6 +132,12 @@ fn table() -> Table {
         "/api/v1/runs/{run}/tasks/{task}/rendered",
         api::tasks::rendered,
     )
+    .get("/api/v1/pools", api::pools::list)
+    .get("/api/v1/pools/{pool}", api::pools::show)
+    .put("/api/v1/pools/{pool}", api::pools::set)
+    .delete("/api/v1/pools/{pool}", api::pools::delete)
+    .get("/api/v1/workers", api::workers::list)
+    .get("/api/v1/workers/{worker}", api::workers::show)
     .get("/assets/{file}", assets::serve)
     .get("/healthz", health::healthz)
     .get("/readyz", health::readyz)

@@ -1,6 +1,6 @@
-//! Puts the router together and serves it.
+//! Puts the routers together and serves them: pages and API, and what machines ask of roles without pages.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{future::ready, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -8,17 +8,20 @@ use axum::{
     http::StatusCode,
     middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
-    WebState,
+    Gather, WebState,
     failure::{self, Failure},
-    guard, metrics, routes,
+    guard, health, metrics, routes,
 };
 
+const WEB_BIND: &str = "web.bind";
+const METRICS_BIND: &str = "metrics.bind";
 /// The largest request body: params of a run fit many times over.
 const BODY_LIMIT: usize = 1024 * 1024;
 /// The longest a request may take until the head of its answer. Live connections and long logs stream after it.
@@ -47,27 +50,54 @@ impl WebOptions {
     /// # Errors
     /// [`Error::NotLoopback`] for an address that other machines reach, [`Error::Bind`] when it is in use.
     pub async fn listen(&self) -> Result<TcpListener, Error> {
-        refuse_strangers(self.bind)?;
-        TcpListener::bind(self.bind)
-            .await
-            .map_err(|source| Error::Bind {
-                bind: self.bind,
-                source,
-            })
+        listen(WEB_BIND, self.bind).await
     }
 }
 
-/// Why the web role cannot serve.
+/// Settings of `/metrics` and `/healthz` for a role that serves no pages.
+#[derive(Debug, Clone)]
+pub struct MetricsOptions {
+    /// `metrics.bind`: where they are served.
+    pub bind: SocketAddr,
+}
+
+impl MetricsOptions {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// As [`WebOptions::listen`].
+    pub async fn listen(&self) -> Result<TcpListener, Error> {
+        listen(METRICS_BIND, self.bind).await
+    }
+}
+
+async fn listen(setting: &'static str, bind: SocketAddr) -> Result<TcpListener, Error> {
+    refuse_strangers(setting, bind)?;
+    TcpListener::bind(bind).await.map_err(|source| Error::Bind {
+        setting,
+        bind,
+        source,
+    })
+}
+
+/// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Anybody on the network could steer the DAGs: nothing authenticates them yet.
     #[error(
-        "`web.bind` is `{0}`, which other machines can reach, and there is no authentication yet to keep them out; bind a loopback address such as `127.0.0.1:8080` and reach it through an SSH tunnel"
+        "`{setting}` is `{bind}`, which other machines can reach, and there is no authentication yet to keep them out; bind a loopback address such as `127.0.0.1:8080` and reach it through an SSH tunnel"
     )]
-    NotLoopback(SocketAddr),
+    NotLoopback {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The address.
+        bind: SocketAddr,
+    },
     /// The address cannot be bound.
-    #[error("`web.bind` is `{bind}`, which cannot be bound: {source}")]
+    #[error("`{setting}` is `{bind}`, which cannot be bound: {source}")]
     Bind {
+        /// The setting that names it.
+        setting: &'static str,
         /// The address.
         bind: SocketAddr,
         /// What the operating system says.
@@ -78,11 +108,11 @@ pub enum Error {
     Serve(#[from] std::io::Error),
 }
 
-fn refuse_strangers(bind: SocketAddr) -> Result<(), Error> {
+fn refuse_strangers(setting: &'static str, bind: SocketAddr) -> Result<(), Error> {
     if bind.ip().to_canonical().is_loopback() {
         Ok(())
     } else {
-        Err(Error::NotLoopback(bind))
+        Err(Error::NotLoopback { setting, bind })
     }
 }
 
@@ -105,7 +135,7 @@ pub fn router(state: WebState) -> Router {
         ))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn(guard::same_origin))
-        .layer(from_fn_with_state(state.clone(), guard::known_host))
+        .layer(from_fn_with_state(state.bind, guard::known_host))
         .layer(from_fn(failure::present))
         .layer(from_fn(guard::headers))
         .route_layer(from_fn_with_state(state, metrics::measure))
@@ -121,11 +151,45 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let bind = listener.local_addr()?;
-    refuse_strangers(bind)?;
+    refuse_strangers(WEB_BIND, bind)?;
     state.bind = Some(bind);
     state.stop = shutdown.child_token();
+    serve_router(listener, router(state), shutdown).await
+}
+
+/// `/metrics` and `/healthz`, and nothing else, without a listener. `bind` is the address it is served on.
+pub fn metrics_router(gather: Vec<Gather>, bind: Option<SocketAddr>) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route(
+            "/metrics",
+            get(move || ready(health::as_text(&health::gathered(&gather)))),
+        )
+        .layer(from_fn_with_state(bind, guard::known_host))
+        .layer(from_fn(guard::headers))
+}
+
+/// Serves `/metrics` and `/healthz` until `shutdown` fires, for a role that serves no pages.
+///
+/// # Errors
+/// [`Error::NotLoopback`] before anything is served; [`Error::Serve`] when the listener breaks.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    gather: Vec<Gather>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let bind = listener.local_addr()?;
+    refuse_strangers(METRICS_BIND, bind)?;
+    serve_router(listener, metrics_router(gather, Some(bind)), shutdown).await
+}
+
+async fn serve_router(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let signal = shutdown.clone();
-    let server = axum::serve(listener, router(state))
+    let server = axum::serve(listener, router)
         .with_graceful_shutdown(async move { signal.cancelled().await });
     let overdue = async {
         shutdown.cancelled().await;

@@ -1,6 +1,6 @@
 //! The router in process, over a real Postgres.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
@@ -11,10 +11,10 @@ use axum::{
 use pinwheel_scheduler::{
     engine::Changes,
     model::{Catchup, Dag, DagId, Param, ParamType, RunState, Task, TaskId, TriggerRule},
-    store::{FileErrorRow, RunFilter, Store},
+    store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
 };
 use pinwheel_test_support::postgres::Postgres;
-use pinwheel_web::{Check, WebState, router, routes};
+use pinwheel_web::{Check, WebState, metrics_router, router, routes};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -80,6 +80,47 @@ impl House {
                 .expect("a request"),
         )
         .await
+    }
+
+    async fn put(&self, path: &str, body: &Value) -> Answer {
+        let request = request(Method::PUT, path).header("content-type", "application/json");
+        self.send(
+            request
+                .body(Body::from(body.to_string()))
+                .expect("a request"),
+        )
+        .await
+    }
+
+    async fn delete(&self, path: &str) -> Answer {
+        let request = request(Method::DELETE, path).header("x-pinwheel", "1");
+        self.send(request.body(Body::empty()).expect("a request"))
+            .await
+    }
+
+    /// A worker of one queue that takes one task, if there is one.
+    async fn work(&self, name: &str, label: &str, queue: &str) -> i64 {
+        let queues = [queue.to_owned()];
+        let worker_id = self
+            .store
+            .register(Heartbeat {
+                name,
+                version: "1.2.3",
+                queues: &queues,
+                labels: &BTreeMap::from([("zone".to_owned(), label.to_owned())]),
+                slots: 4,
+                schedules: false,
+                lease: Duration::from_secs(600),
+            })
+            .await
+            .expect("the worker is registered");
+        let appetite = Appetite {
+            worker_id,
+            queues: &queues,
+            slots: 1,
+        };
+        self.store.claim(appetite).await.expect("it claims");
+        worker_id.0
     }
 
     /// What a browser sends when a person uses a form of ours.
@@ -257,6 +298,7 @@ async fn an_empty_house_says_what_to_do_next() {
     insta::assert_snapshot!("home_empty", house.get("/").await.page());
     insta::assert_snapshot!("dags_empty", house.get("/dags").await.page());
     insta::assert_snapshot!("runs_empty", house.get("/runs").await.page());
+    insta::assert_snapshot!("workers_empty", house.get("/workers").await.page());
 }
 
 #[tokio::test]
@@ -286,8 +328,45 @@ async fn pages_of_a_dag_and_its_run_read_well() {
 }
 
 #[tokio::test]
+async fn pools_and_workers_read_well() {
+    let house = House::with_a_dag().await;
+    house.trigger().await;
+    for (pool, body) in [
+        ("default", json!({ "slots": 1 })),
+        (
+            "gpu",
+            json!({ "slots": 2, "description": "The <two> cards" }),
+        ),
+        ("net", json!({ "slots": null })),
+    ] {
+        let answer = house.put(&format!("/api/v1/pools/{pool}"), &body).await;
+        assert!(answer.status.is_success(), "{}", answer.text);
+    }
+    house.work("host-2-4712", "eu-2", "gpu").await;
+    let home = house.get("/").await.page();
+    assert!(home.contains("1 queue has tasks and no worker."), "{home}");
+    assert!(
+        home.contains("1 task waits in queue <code>default</code>, which no worker serves"),
+        "{home}"
+    );
+    house.work("host-1-4711", "eu-1", "default").await;
+    insta::assert_snapshot!("pools", house.get("/pools").await.page());
+    insta::assert_snapshot!("pools_change", house.get("/pools?pool=gpu").await.page());
+    insta::assert_snapshot!("workers", house.get("/workers").await.page());
+}
+
+#[tokio::test]
 async fn hostile_text_never_becomes_markup() {
     let house = House::with_a_dag().await;
+    house.work(HOSTILE, HOSTILE, HOSTILE).await;
+    let printable = HOSTILE.replace('\u{202e}', "");
+    let answer = house
+        .put(
+            "/api/v1/pools/cpu",
+            &json!({ "slots": 1, "description": printable }),
+        )
+        .await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
     let errors = [FileErrorRow {
         file: HOSTILE.to_owned(),
         report: HOSTILE.to_owned(),
@@ -305,6 +384,10 @@ async fn hostile_text_never_becomes_markup() {
         "/dags".to_owned(),
         format!("/dags?q={query}"),
         "/dags/pins".to_owned(),
+        "/workers".to_owned(),
+        "/pools".to_owned(),
+        "/pools?pool=cpu".to_owned(),
+        format!("/pools?pool={query}"),
         format!("/runs?dag={query}&state={query}"),
         format!("/runs/{run}"),
         format!("/dags/{query}"),
@@ -333,7 +416,7 @@ async fn every_unsafe_route_refuses_another_site() {
         .filter(|route| route.method != Method::GET)
         .collect();
     assert!(
-        unsafe_routes.len() >= 13,
+        unsafe_routes.len() >= 17,
         "the table of routes lists the unsafe ones"
     );
     for route in unsafe_routes {
@@ -341,7 +424,8 @@ async fn every_unsafe_route_refuses_another_site() {
             .path
             .replace("{dag}", "pins")
             .replace("{run}", &run.to_string())
-            .replace("{task}", "land");
+            .replace("{task}", "land")
+            .replace("{pool}", "default");
         let attacks: [&[(&str, &str)]; 7] = [
             &[],
             &[
@@ -746,9 +830,280 @@ async fn the_openapi_document_names_every_endpoint() {
             route.path
         );
         assert!(
-            operation["responses"]["200"].is_object() || operation["responses"]["201"].is_object()
+            ["200", "201", "204"]
+                .iter()
+                .any(|status| operation["responses"][*status].is_object()),
+            "{} {} does not say what it answers",
+            route.method,
+            route.path
         );
     }
+}
+
+#[tokio::test]
+async fn the_api_makes_changes_and_deletes_pools() {
+    let house = House::with_a_dag().await;
+    let made = house
+        .put(
+            "/api/v1/pools/gpu",
+            &json!({ "slots": 2, "description": "The two cards" }),
+        )
+        .await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let pool = made.json();
+    assert_eq!(
+        pool,
+        json!({ "pool": "gpu", "slots": 2, "description": "The two cards", "used": 0, "running": 0, "ready": 0,
+            "tasks": 0, "dags": [] })
+    );
+    assert_eq!(house.get("/api/v1/pools/gpu").await.json(), pool);
+    let changed = house
+        .put("/api/v1/pools/gpu", &json!({ "slots": null }))
+        .await;
+    assert_eq!(changed.status, StatusCode::OK);
+    assert_eq!(changed.json()["slots"], Value::Null);
+    assert_eq!(changed.json()["description"], "The two cards");
+    let all = house.get("/api/v1/pools").await.json();
+    let names: Vec<_> = all["pools"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|pool| (pool["pool"].clone(), pool["tasks"].clone()))
+        .collect();
+    assert_eq!(
+        names,
+        [(json!("default"), json!(3)), (json!("gpu"), json!(0))]
+    );
+    let gone = house.delete("/api/v1/pools/gpu").await;
+    assert_eq!(
+        (gone.status, gone.text.as_str()),
+        (StatusCode::NO_CONTENT, "")
+    );
+    for path in ["/api/v1/pools/gpu", "/api/v1/pools/..%2f"] {
+        assert_eq!(house.get(path).await.status, StatusCode::NOT_FOUND);
+        let again = house.delete(path).await;
+        assert_eq!(again.status, StatusCode::NOT_FOUND);
+        assert_eq!(again.json()["title"], "No such pool");
+    }
+    let needed = house.delete("/api/v1/pools/default").await;
+    assert_eq!(needed.status, StatusCode::CONFLICT);
+    assert_eq!(needed.header("content-type"), "application/problem+json");
+}
+
+#[tokio::test]
+async fn the_api_refuses_pools_that_do_not_fit() {
+    let house = House::empty().await;
+    let long = "x".repeat(201);
+    for (pool, body, words) in [
+        ("gpu", json!({}), "`slots` is missing"),
+        ("gpu", json!({ "slots": 0 }), "1 to 2147483647 slots"),
+        ("gpu", json!({ "slots": -1 }), "1 to 2147483647 slots"),
+        (
+            "gpu",
+            json!({ "slots": 2_147_483_648_u64 }),
+            "1 to 2147483647 slots",
+        ),
+        ("gpu", json!({ "slots": "2" }), "invalid type"),
+        (
+            "gpu",
+            json!({ "slots": 2, "size": 3 }),
+            "unknown field `size`",
+        ),
+        (
+            "gpu",
+            json!({ "slots": 2, "description": long }),
+            "at most 200 characters",
+        ),
+        (
+            "gpu",
+            json!({ "slots": 2, "description": "a\nb" }),
+            "one line",
+        ),
+        ("-gpu", json!({ "slots": 2 }), "no name for a pool"),
+        ("g%20u", json!({ "slots": 2 }), "no name for a pool"),
+    ] {
+        let answer = house.put(&format!("/api/v1/pools/{pool}"), &body).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{pool} {body}: {}",
+            answer.text
+        );
+        let problem = answer.json();
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.contains(words)),
+            "{problem}"
+        );
+    }
+    let all = house.get("/api/v1/pools").await.json();
+    assert_eq!(all["pools"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn the_api_shows_workers_and_what_they_run() {
+    let house = House::with_a_dag().await;
+    let run = house.trigger().await;
+    let list = house.get("/api/v1/workers").await.json();
+    assert_eq!(list["workers"], json!([]));
+    assert_eq!(
+        list["unserved_queues"],
+        json!([{ "queue": "default", "ready": 1 }])
+    );
+    let worker = house.work("host-1-4711", "eu-1", "default").await;
+    let list = house.get("/api/v1/workers").await.json();
+    assert_eq!(list["unserved_queues"], json!([]));
+    let row = &list["workers"][0];
+    assert_eq!(row["state"], "alive");
+    assert_eq!(row["roles"], json!(["worker"]));
+    assert_eq!(row["labels"], json!({ "zone": "eu-1" }));
+    let shown = house.get(&format!("/api/v1/workers/{worker}")).await.json();
+    assert_eq!(shown["name"], "host-1-4711");
+    let execution = &shown["executions"][0];
+    assert_eq!(
+        (
+            &execution["run_id"],
+            &execution["task_id"],
+            &execution["try"]
+        ),
+        (&json!(run), &json!("land"), &json!(1))
+    );
+    house
+        .store
+        .resign(pinwheel_scheduler::model::WorkerId(worker))
+        .await
+        .expect("it ends");
+    let list = house.get("/api/v1/workers?all=true").await.json();
+    assert_eq!(list["workers"][0]["state"], "ended");
+    for path in ["/api/v1/workers/999", "/api/v1/workers/first"] {
+        assert_eq!(
+            house.get(path).await.status,
+            StatusCode::NOT_FOUND,
+            "{path}"
+        );
+    }
+    let odd = house.get("/api/v1/workers?al=true").await;
+    assert_eq!(odd.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_form_of_pools_works_without_a_script() {
+    let house = House::empty().await;
+    let made = house
+        .submit("/pools", "pool=gpu&slots=2&description=The+two+cards")
+        .await;
+    assert_eq!(
+        (made.status, made.header("location")),
+        (StatusCode::SEE_OTHER, "/pools?done=pool_set"),
+        "{}",
+        made.text
+    );
+    let page = house.get("/pools?pool=gpu").await.text;
+    assert!(page.contains("value=\"2\"") && page.contains("value=\"The two cards\""));
+    let unlimited = house.submit("/pools", "pool=gpu&slots=&description=").await;
+    assert_eq!(unlimited.status, StatusCode::SEE_OTHER);
+    let pool = house.get("/api/v1/pools/gpu").await.json();
+    assert_eq!(
+        (&pool["slots"], &pool["description"]),
+        (&Value::Null, &json!(""))
+    );
+
+    for (form, words) in [
+        ("pool=g+u&slots=1", "no name for a pool"),
+        ("pool=gpu&slots=many", "found `many`"),
+        ("pool=gpu&slots=0", "found 0"),
+    ] {
+        let wrong = house.submit("/pools", form).await;
+        assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY, "{form}");
+        assert!(wrong.text.contains(words), "{form}: {}", wrong.text);
+    }
+    let kept = house.submit("/pools", "pool=gpu&slots=many").await;
+    assert!(
+        kept.text.contains("value=\"many\""),
+        "what was typed is kept"
+    );
+
+    let refused = house.submit("/pools/default/delete", "").await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(refused.text.contains("The pool is needed"));
+    let deleted = house.submit("/pools/gpu/delete", "").await;
+    assert_eq!(deleted.header("location"), "/pools?done=pool_deleted");
+}
+
+#[tokio::test]
+async fn metrics_tell_of_pools_queues_and_workers() {
+    let house = House::with_a_dag().await;
+    house
+        .put("/api/v1/pools/default", &json!({ "slots": 5 }))
+        .await;
+    house.trigger().await;
+    let waiting = house.get("/metrics").await.text;
+    assert!(
+        waiting.contains("pinwheel_ready_tasks{queue=\"default\"} 1"),
+        "{waiting}"
+    );
+    assert!(waiting.contains("pinwheel_workers{state=\"alive\"} 0"));
+    house.work("host-1-4711", "eu-1", "default").await;
+    let running = house.get("/metrics").await.text;
+    for line in [
+        "pinwheel_pool_slots{pool=\"default\"} 5",
+        "pinwheel_pool_slots_used{pool=\"default\"} 1",
+        "pinwheel_workers{state=\"alive\"} 1",
+        "pinwheel_workers{state=\"lost\"} 0",
+    ] {
+        assert!(running.contains(line), "{line}: {running}");
+    }
+    assert!(!running.contains("pinwheel_ready_tasks{"));
+}
+
+#[tokio::test]
+async fn a_role_without_pages_serves_its_metrics_and_nothing_else() {
+    let counter = prometheus::IntCounter::new("pinwheel_test_total", "For a test").expect("valid");
+    counter.inc();
+    let registry = prometheus::Registry::new();
+    registry
+        .register(Box::new(counter))
+        .expect("it is registered once");
+    let router = metrics_router(vec![Arc::new(move || registry.gather())], None);
+    let ask = async |path: &str, host: &str| {
+        let request = Request::builder()
+            .uri(path)
+            .header("host", host)
+            .body(Body::empty())
+            .expect("a request");
+        let response = router.clone().oneshot(request).await;
+        Answer::read(response.expect("the router never fails")).await
+    };
+    let metrics = ask("/metrics", "127.0.0.1:9100").await;
+    assert_eq!(metrics.status, StatusCode::OK);
+    assert!(
+        metrics.text.contains("pinwheel_test_total 1"),
+        "{}",
+        metrics.text
+    );
+    assert_eq!(ask("/healthz", "localhost:9100").await.text, "ok\n");
+    assert_eq!(
+        ask("/", "127.0.0.1:9100").await.status,
+        StatusCode::NOT_FOUND
+    );
+    let foreign = ask("/metrics", "evil.example").await;
+    assert_eq!(foreign.status, StatusCode::MISDIRECTED_REQUEST);
+    assert!(!foreign.text.contains("pinwheel_test_total"));
+}
+
+#[tokio::test]
+async fn what_other_machines_could_reach_is_refused_by_name() {
+    let everywhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    let refused = pinwheel_web::MetricsOptions { bind: everywhere }
+        .listen()
+        .await
+        .expect_err("anybody could read them");
+    assert!(
+        refused
+            .to_string()
+            .starts_with("`metrics.bind` is `0.0.0.0:0`")
+    );
 }
 
 struct Away;

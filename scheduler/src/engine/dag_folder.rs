@@ -19,7 +19,7 @@ use crate::{
         Dag, DagId,
         dag_file::{self, Colour, Diagnostic, Named},
     },
-    store::{FileErrorRow, Published, Store, content_hash},
+    store::{FileErrorRow, Published, Store, ToPublish, content_hash},
 };
 
 /// Larger files are refused without being parsed.
@@ -321,19 +321,26 @@ impl DagFolder {
         let published = self.store.published().await?;
         let current: HashMap<_, _> = published.iter().map(|row| (&row.dag_id, row)).collect();
         let shift = *self.clock.shift().borrow();
+        let changed: Vec<ToPublish<'_>> = loaded
+            .good
+            .iter()
+            .filter(|file| {
+                current.get(&file.dag.id).is_none_or(|row| {
+                    !row.present || row.file != file.file || row.content_hash != file.hash
+                })
+            })
+            .map(|file| ToPublish {
+                file: &file.file,
+                source: &file.source,
+                dag: &file.dag,
+            })
+            .collect();
         let mut new_versions = 0;
-        for file in &loaded.good {
-            let is_current = current.get(&file.dag.id).is_some_and(|row| {
-                row.present && row.file == file.file && row.content_hash == file.hash
-            });
-            if is_current {
-                continue;
-            }
-            if let Published::NewVersion(version) = self
-                .store
-                .publish_at(&file.file, &file.source, &file.dag, shift)
-                .await?
-            {
+        for (file, published) in changed
+            .iter()
+            .zip(self.store.publish_all(&changed, shift).await?)
+        {
+            if let Published::NewVersion(version) = published {
                 new_versions += 1;
                 tracing::info!(dag_id = %file.dag.id, file = file.file, version_id = version.0, "a DAG has a new version");
             }

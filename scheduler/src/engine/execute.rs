@@ -24,11 +24,16 @@ use super::{
 };
 use crate::{
     model::{InstanceId, template},
-    store::{Claimed, Ended, Ending, Fenced, LogLine, Store},
+    store::{Claimed, Ended, Ending, Fenced, LogLine, Span, Store},
 };
 
 /// How long a kind may take to stop after it was told to; then its task is aborted.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The same for a process that has to end at once.
+const SHORT_STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long an aborted kind is awaited: dropping it is what ends its processes, and before that nobody else may have the
+/// task. One that does not yield is not dropped.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
 const LOG_BUFFER: usize = 256;
 
 /// How to stop an execution, and why it was stopped.
@@ -83,6 +88,8 @@ pub(super) struct Executor {
     pub(super) registry: Registry,
     pub(super) recorder: Recorder,
     pub(super) outage: Outage,
+    /// Shortens what stopped kinds are given.
+    pub(super) stop_at_once: CancellationToken,
 }
 
 impl Executor {
@@ -93,7 +100,12 @@ impl Executor {
             next: 1,
             touched: false,
         };
+        let began = std::time::Instant::now();
         let ending = self.run(&claimed, &stop, &mut lines).await;
+        let span = Span {
+            began,
+            ended: std::time::Instant::now(),
+        };
         let ending = if stop.why().is_some() {
             Ending::GivenBack
         } else {
@@ -109,6 +121,7 @@ impl Executor {
             ending,
             lines,
             rendered,
+            span: Some(span),
         }
     }
 
@@ -199,16 +212,23 @@ impl Executor {
         written: &mut tokio::sync::mpsc::Receiver<Written>,
         lines: &mut Lines,
     ) -> Option<Result<Result<Outcome, Failure>, JoinError>> {
-        let latest = Instant::now() + STOP_GRACE;
+        let mut latest = Instant::now() + STOP_GRACE;
+        let mut in_haste = false;
         loop {
             tokio::select! {
                 biased;
                 ended = &mut *running => return Some(ended),
-                Some(line) = written.recv() => self.line(claimed, lines, line).await,
+                () = self.stop_at_once.cancelled(), if !in_haste => {
+                    in_haste = true;
+                    latest = latest.min(Instant::now() + SHORT_STOP_GRACE);
+                }
                 () = tokio::time::sleep_until(latest) => {
                     running.abort();
+                    let _dropped = tokio::time::timeout(ABORT_GRACE, running).await;
                     return None;
                 }
+                // Last, or a kind that only talks would never be aborted.
+                Some(line) = written.recv() => self.line(claimed, lines, line).await,
             }
         }
     }

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::{
@@ -16,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Clock, Options, Roles,
     bell::Bell,
+    load::Meter,
     outage::{Outage, Pauses},
+    worker::Stopping,
 };
 use crate::{
     metrics,
     model::{InstanceId, WorkerId},
-    store::{self, Heartbeat, Store},
+    store::{self, Course, Effects, Heartbeat, Report, Store},
 };
 
 /// The lease as this process may rely on it.
@@ -48,8 +49,8 @@ impl Running {
         self.lock().remove(&instance);
     }
 
-    fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
     }
 
     fn snapshot(&self) -> Vec<(InstanceId, i32)> {
@@ -74,8 +75,13 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) running: Running,
     pub(super) lease: watch::Sender<Lease>,
+    /// When the next lease of another process ends, unless it is renewed before.
+    pub(super) next_lease_end: watch::Sender<Option<Instant>>,
     /// Executions that are not this process's any more.
     pub(super) taken_away: mpsc::UnboundedSender<(InstanceId, i32)>,
+    /// Told to people as soon as it begins.
+    pub(super) stopping: Stopping,
+    pub(super) meter: Meter,
 }
 
 /// Opens a lease.
@@ -90,20 +96,28 @@ pub(super) async fn open(
             name: &options.name,
             version: env!("CARGO_PKG_VERSION"),
             queues: &options.queues,
+            labels: &options.labels,
             slots: if roles.works() { options.slots } else { 0 },
             schedules: roles.schedules(),
             lease: options.lease,
         })
         .await?;
-    Ok(Lease {
-        worker_id,
-        trusted_until: asked + trusted(options.lease),
-    })
+    Ok(Lease::granted(worker_id, asked, options))
 }
 
-/// A sixth of the lease is left for stopping what runs.
-fn trusted(lease: Duration) -> Duration {
-    lease - lease / 6
+impl Lease {
+    /// The lease as it was granted to a request of that moment. The last sixth of it is for stopping what runs: this
+    /// process asks its tasks to end, and half-way through whoever hears of the lease ends what is left of them.
+    fn granted(worker_id: WorkerId, asked: Instant, options: &Options) -> Self {
+        let lease = options.lease;
+        options
+            .on_lease
+            .tell((asked + (lease - lease / 12)).into_std());
+        Self {
+            worker_id,
+            trusted_until: asked + (lease - lease / 6),
+        }
+    }
 }
 
 impl Keeper {
@@ -115,22 +129,29 @@ impl Keeper {
         ticks.tick().await;
         let mut cancelled = self.bell.on_cancelled();
         let mut pauses = Pauses::default();
+        let mut stopping = false;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = cancelled.rung() => {
-                    if self.running.is_empty() {
-                        cancelled.arm();
-                        continue;
-                    }
-                }
+                () = self.stopping.begins.cancelled(), if !stopping => {}
+                // Whoever rings so has steered something. Also a process that runs nothing must know: a pool may have
+                // its first limit.
+                () = cancelled.rung() => {}
                 _ = ticks.tick() => {}
             }
+            let begins_to_stop = !stopping && self.stopping.begins.is_cancelled();
+            stopping |= begins_to_stop;
             loop {
                 cancelled.arm();
                 match self.beat().await {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        if begins_to_stop {
+                            // Nobody has to do anything, but pages show it.
+                            self.bell.ring_for(Effects::default());
+                        }
+                        break;
+                    }
                     Err(error) => {
                         metrics::STORE_ERRORS.inc();
                         self.outage.began(&error);
@@ -152,18 +173,29 @@ impl Keeper {
     async fn beat(&self) -> Result<(), store::Error> {
         let worker_id = self.lease.borrow().worker_id;
         let running = self.running.snapshot();
+        let report = Report {
+            load: self.meter.measure(),
+            course: if self.stopping.begins.is_cancelled() {
+                Course::Stops
+            } else {
+                Course::GoesOn
+            },
+        };
         let asked = Instant::now();
         let renewed = self
             .store
-            .renew(worker_id, self.options.lease, &running)
+            .renew_with(worker_id, self.options.lease, &running, report)
             .await?;
         self.outage.is_over();
         match renewed {
             Some(renewed) => {
-                self.lease.send_replace(Lease {
-                    worker_id,
-                    trusted_until: asked + trusted(self.options.lease),
-                });
+                self.lease
+                    .send_replace(Lease::granted(worker_id, asked, &self.options));
+                self.next_lease_end.send_replace(
+                    renewed
+                        .next_lease_end
+                        .and_then(|wait| Instant::now().checked_add(wait)),
+                );
                 for (instance, epoch) in running {
                     if renewed.lost.contains(&instance) {
                         // The worker may have stopped; then nothing runs that could be taken away.

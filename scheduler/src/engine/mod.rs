@@ -1,4 +1,4 @@
-//! The loops: schedule, claim, run, settle, lease, reap. The finisher promotes, so a chain needs no scheduler and no
+//! The loops: schedule, claim, run, settle, lease, reap, retain. The finisher promotes, so a chain needs no scheduler and no
 //! notification; the bell only wakes; one timer waits for the next deadline; an idle engine asks nothing but its
 //! heartbeat.
 
@@ -7,9 +7,11 @@ pub mod clock;
 pub mod dag_folder;
 mod execute;
 mod heartbeat;
+mod load;
 mod loops;
 mod outage;
 mod recorder;
+mod retain;
 mod schedule;
 mod worker;
 
@@ -17,10 +19,11 @@ mod worker;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pinwheel_tasks::Registry;
@@ -30,13 +33,15 @@ use tokio_util::sync::CancellationToken;
 pub use bell::{Bell, Changes};
 pub use clock::{Clock, ShiftedClock, SystemClock};
 
-use crate::store::{self, Store};
+use crate::store::{self, Retention, Store};
 use dag_folder::DagFolder;
 use execute::Executor;
 use heartbeat::{Keeper, Lease, Running};
+use load::Meter;
 use loops::{Loops, OnPanic};
 use outage::Outage;
 use recorder::Recorder;
+use retain::Retainer;
 use schedule::Scheduler;
 use worker::{Stopping, Worker};
 
@@ -74,6 +79,8 @@ pub struct Options {
     pub name: String,
     /// The queues a worker serves.
     pub queues: Vec<String>,
+    /// What people are told about the process beside its name.
+    pub labels: BTreeMap<String, String>,
     /// How many tasks a worker runs at once.
     pub slots: usize,
     /// The folder of DAG files a scheduler watches.
@@ -86,6 +93,41 @@ pub struct Options {
     pub grace: Duration,
     /// How often the DAG folder is looked at.
     pub dag_poll: Duration,
+    /// Who hears until when tasks may run here.
+    pub on_lease: OnLease,
+    /// What a scheduler keeps of what is over.
+    pub retention: Retention,
+    /// How often it removes the rest.
+    pub retain_every: Duration,
+}
+
+/// Is told until when this process's tasks may run: at the start, after every renewal, and under a new lease. For
+/// whoever has to end them when this process is stopped itself.
+#[derive(Clone)]
+pub struct OnLease(Arc<dyn Fn(Instant) + Send + Sync>);
+
+impl OnLease {
+    /// Calls `hear`, which must not block.
+    pub fn new(hear: impl Fn(Instant) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    fn tell(&self, until: Instant) {
+        (self.0)(until);
+    }
+}
+
+/// Nobody.
+impl Default for OnLease {
+    fn default() -> Self {
+        Self::new(|_| ())
+    }
+}
+
+impl fmt::Debug for OnLease {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OnLease")
+    }
 }
 
 impl Default for Options {
@@ -93,12 +135,16 @@ impl Default for Options {
         Self {
             name: format!("pinwheel-{}", std::process::id()),
             queues: vec!["default".to_owned()],
+            labels: BTreeMap::new(),
             slots: 16,
             dag_folder: None,
             lease: Duration::from_secs(30),
             heartbeat: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             dag_poll: Duration::from_secs(2),
+            on_lease: OnLease::default(),
+            retention: Retention::default(),
+            retain_every: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -141,6 +187,7 @@ struct Inner {
     bell: Bell,
     options: Options,
     lease: watch::Receiver<Lease>,
+    running: Running,
     folder: Option<Arc<DagFolder>>,
     stopping: Stopping,
     /// Ends every loop but the worker's, which ends by `stopping`.
@@ -171,7 +218,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let bell = Bell::new();
-        let outage = Outage::default();
+        let outage = Outage::of(&store);
         let folder = options
             .dag_folder
             .clone()
@@ -196,6 +243,8 @@ impl Engine {
         let (lease_sender, lease) = watch::channel(heartbeat::open(&store, &options, roles).await?);
         let running = Running::default();
         let (taken_away_sender, taken_away) = mpsc::unbounded_channel();
+        let (next_lease_end_sender, next_lease_end) = watch::channel(None);
+        let stopping = Stopping::default();
         let keeper = Arc::new(Keeper {
             store: store.clone(),
             bell: bell.clone(),
@@ -205,15 +254,19 @@ impl Engine {
             clock: Arc::clone(&clock),
             running: running.clone(),
             lease: lease_sender,
+            next_lease_end: next_lease_end_sender,
             taken_away: taken_away_sender,
+            stopping: stopping.clone(),
+            meter: Meter::default(),
         });
         let inner = Inner {
             store,
             bell,
             options,
             lease,
+            running: running.clone(),
             folder,
-            stopping: Stopping::default(),
+            stopping,
             stop: CancellationToken::new(),
             worker: Loops::default(),
             others: Loops::default(),
@@ -223,7 +276,7 @@ impl Engine {
         };
         engine.spawn_shared(keeper, &outage);
         if roles.schedules() {
-            engine.spawn_scheduler(&outage, clock);
+            engine.spawn_scheduler(&outage, clock, next_lease_end);
         }
         if roles.works() {
             engine.spawn_worker(registry, &outage, running, taken_away);
@@ -280,10 +333,16 @@ impl Engine {
         }
     }
 
-    /// Ends the grace of a stop that has begun: what still runs is stopped and handed back now.
+    /// Ends the grace of a stop that has begun: what still runs is stopped within a second and handed back.
     pub fn stop_now(&self) {
         self.inner.stopping.begins.cancel();
         self.inner.stopping.grace_is_over.cancel();
+        self.inner.stopping.at_once.cancel();
+    }
+
+    /// How many tasks run here.
+    pub fn running_tasks(&self) -> usize {
+        self.inner.running.count()
     }
 
     fn spawn_shared(&self, keeper: Arc<Keeper>, outage: &Outage) {
@@ -307,18 +366,37 @@ impl Engine {
         });
     }
 
-    fn spawn_scheduler(&self, outage: &Outage, clock: Arc<dyn Clock>) {
+    fn spawn_scheduler(
+        &self,
+        outage: &Outage,
+        clock: Arc<dyn Clock>,
+        next_lease_end: watch::Receiver<Option<tokio::time::Instant>>,
+    ) {
         let inner = &self.inner;
         let scheduler = Arc::new(Scheduler {
             store: inner.store.clone(),
             bell: inner.bell.clone(),
             outage: outage.clone(),
-            clock,
+            clock: Arc::clone(&clock),
+            next_lease_end,
         });
         let stop = inner.stop.clone();
         inner.others.spawn("schedule", OnPanic::Restart, move || {
             let (scheduler, stop) = (Arc::clone(&scheduler), stop.clone());
             async move { scheduler.run(stop).await }
+        });
+        let retainer = Arc::new(Retainer {
+            store: inner.store.clone(),
+            bell: inner.bell.clone(),
+            outage: outage.clone(),
+            clock,
+            retention: inner.options.retention,
+            period: inner.options.retain_every,
+        });
+        let stop = inner.stop.clone();
+        inner.others.spawn("retain", OnPanic::Restart, move || {
+            let (retainer, stop) = (Arc::clone(&retainer), stop.clone());
+            async move { retainer.run(stop).await }
         });
         if let Some(folder) = inner.folder.clone() {
             let (period, stop) = (inner.options.dag_poll, inner.stop.clone());
@@ -348,6 +426,7 @@ impl Engine {
                 registry,
                 recorder: recorder.clone(),
                 outage: outage.clone(),
+                stop_at_once: inner.stopping.at_once.clone(),
             },
             lease: inner.lease.clone(),
             running,

@@ -9,21 +9,33 @@ use std::{
     time::Duration,
 };
 
-use crate::store;
+use crate::store::{self, Store};
 
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// Whether Postgres is away, as far as this process knows. Shared by its loops.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Outage {
+    store: Store,
     away: Arc<AtomicBool>,
 }
 
 impl Outage {
+    pub(super) fn of(store: &Store) -> Self {
+        Self {
+            store: store.clone(),
+            away: Arc::default(),
+        }
+    }
+
     /// Notes an error. Only the first of an outage is logged.
     pub(super) fn began(&self, error: &store::Error) {
-        if is_connection_loss(error) && !self.away.swap(true, Ordering::Relaxed) {
+        if !error.is_away() {
+            return;
+        }
+        self.store.distrust_open_connections();
+        if !self.away.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, "Postgres is away; waiting for it");
         }
     }
@@ -34,13 +46,6 @@ impl Outage {
             tracing::info!("Postgres is back");
         }
     }
-}
-
-/// A deadlock or a serialisation failure is answered by Postgres: it is not away.
-fn is_connection_loss(error: &store::Error) -> bool {
-    let is_repeatable = matches!(error, store::Error::Database(sqlx::Error::Database(refusal))
-        if refusal.code().is_some_and(|code| code.starts_with("40")));
-    error.is_unavailable() && !is_repeatable
 }
 
 /// The pauses of one loop: 20 ms, doubling up to [`LONGEST_PAUSE`], each with half of it left to chance so that

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -26,6 +27,15 @@ pub(super) struct Scheduler {
     pub(super) bell: Bell,
     pub(super) outage: Outage,
     pub(super) clock: Arc<dyn Clock>,
+    /// When the next lease of another process ends, as the heartbeat heard.
+    pub(super) next_lease_end: watch::Receiver<Option<Instant>>,
+}
+
+/// Whether a pass looks for leases that are over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leases {
+    MayBeOver,
+    Hold,
 }
 
 impl Scheduler {
@@ -33,14 +43,19 @@ impl Scheduler {
     pub(super) async fn run(&self, stop: CancellationToken) {
         let mut deadline = self.bell.on_deadline();
         let mut shift = self.clock.shift();
+        let mut next_lease_end = self.next_lease_end.clone();
         let mut pauses = Pauses::default();
+        // Somebody may have died before this process was born.
+        let mut leases = Leases::MayBeOver;
+        let mut looked_at = None;
         loop {
             deadline.arm();
             shift.mark_unchanged();
-            let wait = match self.pass().await {
+            let wait = match self.pass(leases).await {
                 Ok(wait) => {
                     self.outage.is_over();
                     pauses.reset();
+                    leases = Leases::Hold;
                     wait
                 }
                 Err(error) => {
@@ -58,12 +73,19 @@ impl Scheduler {
                 () = deadline.rung() => {}
                 Ok(()) = shift.changed() => {}
                 () = sleep(wait) => {}
+                () = lease_end(&mut next_lease_end, &mut looked_at) => leases = Leases::MayBeOver,
             }
         }
     }
 
     /// Does what is due and says how long nothing will be.
-    async fn pass(&self) -> Result<Option<Duration>, store::Error> {
+    async fn pass(&self, leases: Leases) -> Result<Option<Duration>, store::Error> {
+        if leases == Leases::MayBeOver {
+            let reaped = self.store.reap().await?;
+            if reaped.effects != Effects::default() {
+                self.bell.ring_for(reaped.effects);
+            }
+        }
         for _ in 0..PASSES {
             let shift = *self.clock.shift().borrow();
             match self.store.next_deadline(shift).await? {
@@ -72,14 +94,37 @@ impl Scheduler {
             }
             let scheduled = self.store.schedule_due(shift).await?;
             let woken = self.store.wake(shift).await?;
-            let reaped = self.store.reap().await?;
-            let effects = scheduled.and(woken).and(reaped.effects);
+            let effects = scheduled.and(woken);
             if effects == Effects::default() {
                 return Ok(Some(CONTENDED));
             }
             self.bell.ring_for(effects);
         }
         Ok(Some(Duration::ZERO))
+    }
+}
+
+/// Waits until a lease ends that was not renewed meanwhile. Each end is looked at once; the heartbeat says the next.
+async fn lease_end(next: &mut watch::Receiver<Option<Instant>>, looked_at: &mut Option<Instant>) {
+    loop {
+        let end = *next.borrow_and_update();
+        tokio::select! {
+            biased;
+            changed = next.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = sleep_until(end), if end != *looked_at => {
+                *looked_at = end;
+                return;
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

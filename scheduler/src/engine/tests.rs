@@ -2,6 +2,7 @@
 
 mod idle;
 mod published_bugs;
+mod upkeep;
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,7 @@ use super::*;
 use crate::{
     model::{RunState, TaskState, TryOutcome},
     store::{
-        ClearRequest, ClearScope, ClearSelection, LogPosition,
+        ClearRequest, ClearScope, ClearSelection, LogPosition, WorkerScope, WorkerState,
         tests::{cut_connections, expire_workers, limit_pool},
     },
     testing::{self, dag, fresh_store, kinds, publish, run_end, states, trigger},
@@ -478,6 +479,54 @@ async fn a_graceful_stop_hands_back_what_runs_without_spending_a_try() {
         RunState::Success
     );
     finish(engine).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_asked_to_stop_says_so_while_its_tasks_end() {
+    let (store, _) = fresh_store().await;
+    let single = dag("single", &[("a", &[])]);
+    publish(&store, &single).await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let registry = kinds({
+        let gate = Arc::clone(&gate);
+        move |_, _| {
+            tell.send(()).unwrap();
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(Outcome::success())
+            }
+        }
+    });
+    // No heartbeat comes by the clock.
+    let patient = Options {
+        heartbeat: Duration::from_secs(3600),
+        lease: Duration::from_secs(7200),
+        grace: Duration::from_secs(3600),
+        ..options("test")
+    };
+    let clock = Arc::new(SystemClock::new());
+    let engine = start_with(&store, registry, Roles::Both, patient, clock).await;
+    let mut changes = engine.changes();
+    let run = trigger(&store, &single).await;
+    engine.bell().ring();
+    told.recv().await;
+    let stopping = tokio::spawn(engine.stop());
+    let process = async || {
+        let mut rows = store.processes(WorkerScope::Recent).await.unwrap();
+        rows.pop().unwrap()
+    };
+    while process().await.state != WorkerState::Stopping {
+        changes.next().await;
+    }
+    let row = process().await;
+    assert_eq!((row.running, row.stopping_at.is_some()), (1, true));
+    assert_eq!(row.load.memory_bytes.is_some(), cfg!(target_os = "linux"));
+    gate.add_permits(1);
+    stopping.await.unwrap();
+    assert_eq!(process().await.state, WorkerState::Ended);
+    assert_eq!(states(&store, run).await["a"], TaskState::Success);
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
-//! The worker: claims, runs, settles. One loop owns its slots; one transaction at a time settles what has ended and
-//! claims for the free slots. Nothing is claimed before the look was armed.
+//! The worker: claims, runs, settles. One loop owns its slots; a transaction settles what has ended and claims for the free
+//! slots. Under load a second one goes on beside it. Nothing is claimed before the look was armed.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use pinwheel_tasks::{Failure, FailureClass};
 use tokio::{
     sync::{mpsc, watch},
@@ -24,11 +25,19 @@ use super::{
 use crate::{
     metrics,
     model::{InstanceId, WorkerId},
-    store::{self, Appetite, Claimed, Effects, Ended, Ending, Settled, Store},
+    store::{self, Appetite, Claimed, Effects, Ended, Ending, Settled, Store, Taken},
 };
 
 /// More is slower per task: larger batches wait for each other's rows.
 const LARGEST_BATCH: usize = 100;
+
+/// So many transactions at once: while Postgres works at one, this process prepares the other.
+const MOST_FLIGHTS: usize = 2;
+/// A second transaction beside the first must have so much to settle; less is better gathered.
+const WORTH_A_SECOND: usize = 32;
+
+/// What may be claimed is in another process's hands right now: look again after this.
+const CONTENDED: Duration = Duration::from_millis(5);
 
 /// The signals of a graceful stop, in this order.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +46,8 @@ pub(super) struct Stopping {
     pub(super) begins: CancellationToken,
     /// Hand back what still runs.
     pub(super) grace_is_over: CancellationToken,
+    /// Do not wait for a kind that takes its time to stop.
+    pub(super) at_once: CancellationToken,
 }
 
 pub(super) struct Worker {
@@ -51,10 +62,20 @@ pub(super) struct Worker {
     pub(super) stopping: Stopping,
 }
 
-/// A transaction on its way, and what it was.
-enum Flown {
-    Settled(Vec<Ended>, Result<Settled, store::Error>),
-    Claimed(usize, Result<Vec<Claimed>, store::Error>),
+/// A transaction that has landed: what it was, and how many slots were kept free for what it claims.
+struct Flown {
+    reserved: usize,
+    answer: Answer,
+}
+
+enum Answer {
+    Settled {
+        batch: Vec<Ended>,
+        /// Something may have been claimable when it took off.
+        look: bool,
+        settled: Result<Settled, store::Error>,
+    },
+    Claimed(Result<Taken, store::Error>),
     Held(WorkerId, Result<Vec<Claimed>, store::Error>),
 }
 
@@ -64,10 +85,16 @@ struct State {
     stops: HashMap<InstanceId, (i32, Stop)>,
     /// Ended, not settled.
     ended: VecDeque<Ended>,
+    /// Slots kept free for what transactions on their way claim.
+    reserved: usize,
     /// Something may be claimable.
     look: bool,
+    /// When to look again although nobody rings.
+    look_at: Option<Instant>,
     /// An answer was lost: this worker may hold what it does not know of.
     in_doubt: bool,
+    /// What this worker holds is being read. Nothing else may be on its way: what is being settled would look unknown.
+    is_asking: bool,
     pauses: Pauses,
     /// No transaction before this, after a failure.
     not_before: Option<Instant>,
@@ -81,22 +108,30 @@ impl Worker {
         let mut state = State {
             stops: HashMap::new(),
             ended: VecDeque::new(),
+            reserved: 0,
             look: true,
+            look_at: None,
             in_doubt: false,
+            is_asking: false,
             pauses: Pauses::default(),
             not_before: None,
         };
-        let mut flight: Option<BoxFuture<'static, Flown>> = None;
+        let mut flights: FuturesUnordered<BoxFuture<'static, Flown>> = FuturesUnordered::new();
         loop {
             let stopping = self.stopping.begins.is_cancelled();
-            if flight.is_none() && state.not_before.is_none_or(|at| at <= Instant::now()) {
+            while flights.len() < MOST_FLIGHTS
+                && state.not_before.is_none_or(|at| at <= Instant::now())
+            {
                 if state.look && !stopping {
                     // Arm before the look: a ring during the transaction counts for the next one.
                     work.arm();
                 }
-                flight = self.next_flight(&mut state, stopping);
+                match self.next_flight(&mut state, stopping, flights.len()) {
+                    Some(flight) => flights.push(flight),
+                    None => break,
+                }
             }
-            if stopping && flight.is_none() && state.stops.is_empty() && state.ended.is_empty() {
+            if stopping && flights.is_empty() && state.stops.is_empty() && state.ended.is_empty() {
                 return;
             }
             metrics::RUNNING.set(i64::try_from(state.stops.len()).unwrap_or(i64::MAX));
@@ -107,8 +142,7 @@ impl Worker {
                 () = self.stopping.grace_is_over.cancelled(), if stopping && !state.stops.is_empty() && !all_stopped(&state) => {
                     stop_all(&state, Why::Shutdown);
                 }
-                flown = async { flight.as_mut().expect("guarded by the branch's condition").await }, if flight.is_some() => {
-                    flight = None;
+                Some(flown) = flights.next(), if !flights.is_empty() => {
                     self.land(flown, &mut state, &tell);
                 }
                 Some(ended) = told.recv() => {
@@ -139,33 +173,55 @@ impl Worker {
                     }
                 }
                 () = work.rung(), if !state.look && !stopping => state.look = true,
-                () = sleep_until(state.not_before), if flight.is_none() && state.not_before.is_some() => {
+                () = sleep_until(state.look_at), if state.look_at.is_some() => {
+                    state.look_at = None;
+                    state.look = true;
+                }
+                () = sleep_until(state.not_before), if state.not_before.is_some() => {
                     state.not_before = None;
                 }
             }
         }
     }
 
-    /// The next transaction, if there is a reason for one.
-    fn next_flight(&self, state: &mut State, stopping: bool) -> Option<BoxFuture<'static, Flown>> {
+    /// The next transaction, if there is a reason for one beside those that are on their way.
+    fn next_flight(
+        &self,
+        state: &mut State,
+        stopping: bool,
+        on_their_way: usize,
+    ) -> Option<BoxFuture<'static, Flown>> {
+        if state.is_asking {
+            return None;
+        }
         let lease = *self.lease.borrow();
         let trusted = lease.trusted_until > Instant::now();
         let free = if stopping || !trusted {
             0
         } else {
-            self.options.slots.saturating_sub(state.stops.len())
+            let taken = state.stops.len() + state.reserved;
+            self.options.slots.saturating_sub(taken)
         };
         let store = self.store.clone();
         let queues = Arc::new(self.options.queues.clone());
         let worker_id = lease.worker_id;
-        if !state.ended.is_empty() {
+        let least = if on_their_way == 0 { 1 } else { WORTH_A_SECOND };
+        if state.ended.len() >= least {
             let batch: Vec<Ended> = state
                 .ended
                 .drain(..state.ended.len().min(LARGEST_BATCH))
                 .collect();
-            if free > 0 {
+            // What is left to settle needs slots of its own.
+            let reserved = if state.ended.is_empty() {
+                free
+            } else {
+                free.min(batch.len())
+            };
+            let look = state.look;
+            if reserved > 0 {
                 state.look = false;
             }
+            state.reserved += reserved;
             metrics::SETTLE_BATCH.observe(batch.len() as f64);
             return Some(
                 async move {
@@ -173,21 +229,39 @@ impl Worker {
                     let appetite = Appetite {
                         worker_id,
                         queues: &queues,
-                        slots: free,
+                        slots: reserved,
                     };
                     let settled = settle_all(&store, &batch, appetite).await;
-                    Flown::Settled(batch, settled)
+                    Flown {
+                        reserved,
+                        answer: Answer::Settled {
+                            batch,
+                            look,
+                            settled,
+                        },
+                    }
                 }
                 .boxed(),
             );
         }
+        if on_their_way > 0 {
+            return None;
+        }
         if state.in_doubt && trusted {
+            state.is_asking = true;
             return Some(
-                async move { Flown::Held(worker_id, store.held_by(worker_id).await) }.boxed(),
+                async move {
+                    Flown {
+                        reserved: 0,
+                        answer: Answer::Held(worker_id, store.held_by(worker_id).await),
+                    }
+                }
+                .boxed(),
             );
         }
         if state.look && free > 0 {
             state.look = false;
+            state.reserved += free;
             return Some(
                 async move {
                     let _timer = metrics::CLAIM_SECONDS.start_timer();
@@ -196,7 +270,10 @@ impl Worker {
                         queues: &queues,
                         slots: free,
                     };
-                    Flown::Claimed(free, store.claim(appetite).await)
+                    Flown {
+                        reserved: free,
+                        answer: Answer::Claimed(store.claim(appetite).await),
+                    }
                 }
                 .boxed(),
             );
@@ -205,9 +282,17 @@ impl Worker {
     }
 
     fn land(&mut self, flown: Flown, state: &mut State, tell: &mpsc::UnboundedSender<Ended>) {
-        match flown {
-            Flown::Settled(batch, Ok(settled)) => {
+        state.reserved -= flown.reserved;
+        // Nothing else was on its way beside it.
+        state.is_asking = false;
+        match flown.answer {
+            Answer::Settled {
+                batch,
+                look,
+                settled: Ok(settled),
+            } => {
                 self.answered(state);
+                state.look |= look && !settled.looked;
                 count(&batch, &settled);
                 for instance in &settled.refused {
                     tracing::info!(
@@ -219,18 +304,16 @@ impl Worker {
                     tracing::info!(run_id = run_id.0, state = run_state.as_str(), "run closed");
                 }
                 self.bell.ring_for(settled.effects);
-                self.begin_all(settled.claimed, state, tell);
+                self.take_over(settled.taken, state, tell);
             }
-            Flown::Claimed(wanted, Ok(claimed)) => {
+            Answer::Claimed(Ok(taken)) => {
                 self.answered(state);
-                if !claimed.is_empty() {
+                if !taken.claimed.is_empty() {
                     self.bell.ring_for(Effects::default());
-                    // Several pools share the slots; those that another pool left may still be used.
-                    state.look |= claimed.len() < wanted && claimed.iter().any(|one| one.lanes > 1);
                 }
-                self.begin_all(claimed, state, tell);
+                self.take_over(taken, state, tell);
             }
-            Flown::Held(worker_id, Ok(claimed)) => {
+            Answer::Held(worker_id, Ok(claimed)) => {
                 self.answered(state);
                 state.in_doubt = false;
                 if worker_id == self.lease.borrow().worker_id {
@@ -249,16 +332,26 @@ impl Worker {
                 }
                 state.look = true;
             }
-            Flown::Settled(batch, Err(error)) => {
+            Answer::Settled {
+                batch,
+                look: _,
+                settled: Err(error),
+            } => {
                 for ended in batch.into_iter().rev() {
                     state.ended.push_front(ended);
                 }
                 self.failed(&error, state);
             }
-            Flown::Claimed(_, Err(error)) | Flown::Held(_, Err(error)) => {
-                self.failed(&error, state)
-            }
+            Answer::Claimed(Err(error)) | Answer::Held(_, Err(error)) => self.failed(&error, state),
         }
+    }
+
+    fn take_over(&self, taken: Taken, state: &mut State, tell: &mpsc::UnboundedSender<Ended>) {
+        state.look |= taken.look_again;
+        if taken.contended {
+            state.look_at = Some(Instant::now() + CONTENDED);
+        }
+        self.begin_all(taken.claimed, state, tell);
     }
 
     fn answered(&self, state: &mut State) {
@@ -332,7 +425,7 @@ async fn settle_all(
         .await?;
         let rest = Box::pin(settle_all(store, second, appetite)).await?;
         settled.refused.extend(rest.refused);
-        settled.claimed.extend(rest.claimed);
+        settled.taken = rest.taken;
         settled.closed.extend(rest.closed);
         settled.effects = settled.effects.and(rest.effects);
         return Ok(settled);

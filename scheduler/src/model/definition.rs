@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DagId, Schedule, TaskId, TriggerRule};
+use super::{DagId, Schedule, TaskId, TriggerRule, trigger_rule};
 
 /// A validated DAG.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,6 +143,16 @@ pub struct ParamsError {
 }
 
 impl Dag {
+    /// Whether a task of this DAG runs as soon as its last upstream task has succeeded, and not before, and stands behind
+    /// no gate: then the statement that settles that one promotes it.
+    pub fn runs_if_all_ok(&self, task: &Task) -> bool {
+        let total = u32::try_from(task.upstream.len()).unwrap_or(u32::MAX);
+        total > 0
+            && self.max_active_tasks.is_none()
+            && task.concurrency.is_none()
+            && trigger_rule::runs_if_all_ok(task.trigger_rule, total)
+    }
+
     /// The task of that id, with its ordinal.
     pub fn task(&self, id: &str) -> Option<(usize, &Task)> {
         self.tasks

@@ -96,3 +96,7 @@ name_id!(
     /// The id of a task within its DAG.
     TaskId
 );
+name_id!(
+    /// The name of a pool.
+    PoolName
+);

@@ -135,6 +135,7 @@ pub const TASK_TRANSITIONS: &[(TaskState, TaskState, By)] = {
     };
     &[
         (Waiting, Queued, By::Promote),
+        (Waiting, Running, By::Promote),
         (Waiting, Skipped, By::Promote),
         (Waiting, UpstreamFailed, By::Promote),
         (Waiting, Cancelled, By::Cancel),
@@ -456,7 +457,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(allowed, 19);
+        assert_eq!(allowed, 20);
     }
 
     #[test]

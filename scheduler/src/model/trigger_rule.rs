@@ -151,6 +151,26 @@ impl FromStr for TriggerRule {
     }
 }
 
+/// Says whether a task with this rule waits for all of its upstream tasks when they succeed one by one, and runs then. Its
+/// counters alone tell when that is.
+pub fn runs_if_all_ok(rule: TriggerRule, total: u32) -> bool {
+    let after = |ok: u32| {
+        decide(
+            rule,
+            &Upstream {
+                total,
+                pending: total - ok,
+                ok,
+                failed: 0,
+                upstream_failed: 0,
+                skipped: 0,
+            },
+        )
+    };
+    let waits = (0..total).all(|ok| matches!(after(ok), Verdict::Wait { .. }));
+    waits && matches!(after(total), Verdict::Run { .. })
+}
+
 /// Says what becomes of a task with this rule. A task without upstream tasks ignores its rule and runs.
 pub fn decide(rule: TriggerRule, upstream: &Upstream) -> Verdict {
     let Upstream {
@@ -437,6 +457,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_rules_that_wait_for_every_success_are_told_by_the_verdicts() {
+        let waiting = |total| -> Vec<&str> {
+            TriggerRule::ALL
+                .into_iter()
+                .filter(|rule| runs_if_all_ok(*rule, total))
+                .map(TriggerRule::as_str)
+                .collect()
+        };
+        let always_wait = [
+            "all_success",
+            "all_done",
+            "all_done_min_one_success",
+            "none_failed",
+            "none_failed_min_one_success",
+            "none_skipped",
+        ];
+        assert_eq!(waiting(3), always_wait);
+        // With one upstream task there is nobody left to wait for.
+        assert!(waiting(1).contains(&"one_success") && !waiting(1).contains(&"all_failed"));
     }
 
     #[test]

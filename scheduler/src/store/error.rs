@@ -1,6 +1,6 @@
 //! What can go wrong between the orchestrator and its store.
 
-use crate::model::{DagId, ParamsError, RunId, RunState, TaskState, VersionId};
+use crate::model::{DagId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,43 @@ pub enum Error {
         /// The run.
         run_id: RunId,
     },
+    /// No pool has that name.
+    #[error("unknown pool `{pool}`")]
+    UnknownPool {
+        /// The name that was asked for.
+        pool: PoolName,
+        /// The nearest name that exists.
+        nearest: Option<PoolName>,
+    },
+    /// Tasks that name no pool are in the pool `default`.
+    #[error("the pool `default` cannot be deleted: tasks that name no pool are in it")]
+    PoolIsDefault,
+    /// Tasks of current versions are in the pool.
+    #[error("the pool `{pool}` cannot be deleted: {tasks} {} {} it ({})", noun(*.tasks, "task", "tasks"), noun(*.tasks, "names", "name"), of_dags(.dags))]
+    PoolIsNamed {
+        /// The pool.
+        pool: PoolName,
+        /// How many tasks name it.
+        tasks: i64,
+        /// The DAGs of these tasks.
+        dags: Vec<DagId>,
+    },
+    /// Tasks of older versions run in the pool, or wait in it.
+    #[error("the pool `{pool}` cannot be deleted now: {running} {} in it and {ready} {}", noun(*.running, "task runs", "tasks run"), noun(*.ready, "waits", "wait"))]
+    PoolIsBusy {
+        /// The pool.
+        pool: PoolName,
+        /// How many tasks run in it.
+        running: i64,
+        /// How many tasks wait in it.
+        ready: i64,
+    },
+    /// No process of the engine has, or lately had, that number.
+    #[error("unknown worker {worker_id}")]
+    UnknownWorker {
+        /// The number that was asked for.
+        worker_id: WorkerId,
+    },
     /// A stored definition cannot be read by this version of Pinwheel.
     #[error("the stored definition of version {version_id} cannot be read: {source}")]
     Definition {
@@ -89,8 +126,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Says whether trying again later may help: Postgres is away, starting, stopping, out of connections, or asked
-    /// for the transaction to be repeated.
+    /// Says whether trying again later may help: Postgres is away, starting, stopping, out of connections, asked for the
+    /// transaction to be repeated, or gave up waiting for somebody's lock. What was to be stored is not at fault.
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Database(error) => is_unavailable(error),
@@ -105,9 +142,42 @@ impl Error {
             | Self::RunIsFinal { .. }
             | Self::TaskIsActive { .. }
             | Self::NothingToClear { .. }
+            | Self::UnknownPool { .. }
+            | Self::PoolIsDefault
+            | Self::PoolIsNamed { .. }
+            | Self::PoolIsBusy { .. }
+            | Self::UnknownWorker { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         }
+    }
+
+    /// Says whether Postgres is away, rather than there and busy: of what [`Error::is_unavailable`] says, all but
+    /// what Postgres itself answered.
+    pub fn is_away(&self) -> bool {
+        let answered = match self {
+            Self::Database(error) | Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => {
+                is_an_answer(error)
+            }
+            Self::UnknownDag { .. }
+            | Self::RetiredDag { .. }
+            | Self::UnknownRun { .. }
+            | Self::UnknownTask { .. }
+            | Self::UnknownVersion { .. }
+            | Self::Params(_)
+            | Self::RunExists { .. }
+            | Self::RunIsFinal { .. }
+            | Self::TaskIsActive { .. }
+            | Self::NothingToClear { .. }
+            | Self::UnknownPool { .. }
+            | Self::PoolIsDefault
+            | Self::PoolIsNamed { .. }
+            | Self::PoolIsBusy { .. }
+            | Self::UnknownWorker { .. }
+            | Self::Definition { .. }
+            | Self::Migrate(_) => false,
+        };
+        self.is_unavailable() && !answered
     }
 
     /// The next step, for people.
@@ -148,8 +218,27 @@ impl Error {
             Self::NothingToClear { .. } => {
                 Some("only tasks that are final can be cleared".to_owned())
             }
+            Self::UnknownPool {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownPool { nearest: None, .. } => {
+                Some("`pinwheel pools list` shows the pools there are".to_owned())
+            }
+            Self::PoolIsDefault => {
+                Some("to lift its limit, use `pinwheel pools set default --unlimited`".to_owned())
+            }
+            Self::PoolIsNamed { .. } => {
+                Some("take `pool` out of these tasks in their files first".to_owned())
+            }
+            Self::PoolIsBusy { .. } => {
+                Some("wait until they have ended, or cancel their runs".to_owned())
+            }
+            Self::UnknownWorker { .. } => {
+                Some("`pinwheel workers list --all` shows all there were".to_owned())
+            }
             Self::UnknownVersion { .. } | Self::Definition { .. } | Self::Migrate(_) => None,
-            Self::Database(_) if self.is_unavailable() => {
+            Self::Database(_) if self.is_away() => {
                 Some("check that Postgres runs and that `database.url` is right".to_owned())
             }
             Self::Database(_) => None,
@@ -165,8 +254,30 @@ fn list(errors: &[ParamsError]) -> String {
         .join("; ")
 }
 
+fn noun(number: i64, one: &'static str, many: &'static str) -> &'static str {
+    if number == 1 { one } else { many }
+}
+
+/// The DAGs by name, the first few of many.
+fn of_dags(dags: &[DagId]) -> String {
+    const MOST: usize = 5;
+    let mut words: Vec<String> = dags
+        .iter()
+        .take(MOST)
+        .map(|dag| format!("`{dag}`"))
+        .collect();
+    if dags.len() > MOST {
+        words.push(format!("{} more", dags.len() - MOST));
+    }
+    format!(
+        "{} {}",
+        if dags.len() == 1 { "DAG" } else { "DAGs" },
+        words.join(", ")
+    )
+}
+
 fn database(error: &sqlx::Error) -> String {
-    if is_unavailable(error) {
+    if is_unavailable(error) && !is_an_answer(error) {
         format!("Postgres cannot be reached: {error}")
     } else {
         format!("Postgres refused: {error}")
@@ -181,13 +292,68 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         // A connection that ends in the middle of a message.
         sqlx::Error::Protocol(_) => true,
-        // Class 08: connection; 57P: shutdown and start-up; 53: resources; 40: repeat the transaction;
-        // 25P03: idle in transaction for too long.
-        sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| {
-            ["08", "57P", "53", "40", "25P03"]
-                .iter()
-                .any(|class| code.starts_with(class))
-        }),
+        // Class 08: connection; 57P: shutdown and start-up; 53: resources; 25P03: idle in transaction for too long.
+        sqlx::Error::Database(_) => {
+            has_code(error, &["08", "57P", "53", "25P03"]) || is_an_answer(error)
+        }
         _ => false,
+    }
+}
+
+/// Postgres is there and asks to try again. Class 40: repeat the transaction; 55P03: somebody held a lock for longer than
+/// `lock_timeout`; 57014: the statement took longer than `statement_timeout`. A process that was stopped in the middle of
+/// a transaction holds its locks until `idle_in_transaction_session_timeout`.
+fn is_an_answer(error: &sqlx::Error) -> bool {
+    has_code(error, &["40", "55P03", "57014"])
+}
+
+fn has_code(error: &sqlx::Error, classes: &[&str]) -> bool {
+    error
+        .as_database_error()
+        .and_then(|refusal| refusal.code())
+        .is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, Executor, PgConnection};
+
+    use super::*;
+    use crate::testing::fresh_store;
+
+    #[tokio::test]
+    async fn a_lock_that_somebody_holds_for_too_long_is_no_fault_of_what_is_stored() {
+        let (_, url) = fresh_store().await;
+        let mut holder = PgConnection::connect(&url).await.unwrap();
+        holder.execute("begin; lock table run").await.unwrap();
+        for limit in ["lock_timeout", "statement_timeout"] {
+            let mut waiter = PgConnection::connect(&url).await.unwrap();
+            let set = format!("set {limit} = '1ms'");
+            waiter.execute(sqlx::AssertSqlSafe(set)).await.unwrap();
+            let error = waiter.execute("update run set state = state").await;
+            let error = Error::from(error.unwrap_err());
+            assert!(
+                error.is_unavailable() && !error.is_away(),
+                "{limit}: {error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_means_that_postgres_is_away() {
+        let (_, url) = fresh_store().await;
+        let mut one = PgConnection::connect(&url).await.unwrap();
+        let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+            .fetch_one(&mut one)
+            .await
+            .unwrap();
+        let mut other = PgConnection::connect(&url).await.unwrap();
+        sqlx::query("select pg_terminate_backend($1)")
+            .bind(pid)
+            .execute(&mut other)
+            .await
+            .unwrap();
+        let error = Error::from(one.execute("select 1").await.unwrap_err());
+        assert!(error.is_unavailable() && error.is_away(), "{error}");
     }
 }

@@ -1,11 +1,14 @@
 //! Leases of processes, and what becomes of the work of one whose lease ended.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::TimeDelta;
 use pinwheel_tasks::{Failure, FailureClass};
+use serde_json::json;
 
-use super::{Effects, Ended, Ending, Error, Execution, Settled, Store, settle::Step};
+use super::{
+    Appetite, Effects, Ended, Ending, Error, Execution, Load, Settled, Store, settle::Step,
+};
 use crate::model::{InstanceId, RunId, VersionId, WorkerId};
 
 /// A process that asks for a lease.
@@ -17,12 +20,33 @@ pub struct Heartbeat<'a> {
     pub version: &'a str,
     /// The queues it serves.
     pub queues: &'a [String],
+    /// What its settings say about it, for people.
+    pub labels: &'a BTreeMap<String, String>,
     /// How many tasks it runs at once; 0 for a scheduler alone.
     pub slots: usize,
     /// It also runs the scheduler's loops.
     pub schedules: bool,
     /// How long the lease lasts without renewal.
     pub lease: Duration,
+}
+
+/// What a heartbeat says of its process, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Report {
+    /// What it measured.
+    pub load: Load,
+    /// Whether it still takes work.
+    pub course: Course,
+}
+
+/// Whether a process takes work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Course {
+    /// It does.
+    #[default]
+    GoesOn,
+    /// It was asked to stop.
+    Stops,
 }
 
 /// What a process learns when it renews its lease.
@@ -32,6 +56,8 @@ pub struct Renewed {
     pub work_is_waiting: bool,
     /// Of what it says it runs, what is no longer its own: cancelled, or given to somebody else.
     pub lost: Vec<InstanceId>,
+    /// In how long the next lease of another process ends, unless it is renewed before; zero when one is over.
+    pub next_lease_end: Option<Duration>,
 }
 
 struct HeldRow {
@@ -61,7 +87,8 @@ impl Store {
             who.queues,
             slots,
             who.schedules,
-            who.lease.as_secs_f64()
+            who.lease.as_secs_f64(),
+            json!(who.labels)
         )
         .fetch_one(&self.engine)
         .await?)
@@ -77,6 +104,21 @@ impl Store {
         lease: Duration,
         running: &[(InstanceId, i32)],
     ) -> Result<Option<Renewed>, Error> {
+        self.renew_with(worker_id, lease, running, Report::default())
+            .await
+    }
+
+    /// [`Store::renew`], with what people want to know of the process.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn renew_with(
+        &self,
+        worker_id: WorkerId,
+        lease: Duration,
+        running: &[(InstanceId, i32)],
+        report: Report,
+    ) -> Result<Option<Renewed>, Error> {
         let instances: Vec<i64> = running.iter().map(|(instance, _)| instance.0).collect();
         let epochs: Vec<i32> = running.iter().map(|(_, epoch)| *epoch).collect();
         let count = i32::try_from(running.len()).unwrap_or(i32::MAX);
@@ -86,16 +128,18 @@ impl Store {
             lease.as_secs_f64(),
             count,
             &instances,
-            &epochs
+            &epochs,
+            report.load.load_average,
+            report.load.memory_bytes,
+            report.load.cpu_cores,
+            report.course == Course::Stops
         )
         .fetch_optional(&self.engine)
         .await?;
-        Ok(row.map(|row| {
-            self.note_pools_have_limits(row.pools_have_limits);
-            Renewed {
-                work_is_waiting: row.work_is_waiting,
-                lost: row.lost,
-            }
+        Ok(row.map(|row| Renewed {
+            work_is_waiting: row.work_is_waiting,
+            lost: row.lost,
+            next_lease_end: row.next_lease_end.map(seconds_from_now),
         }))
     }
 
@@ -139,7 +183,9 @@ impl Store {
             .map(|row| lost(name(row.worker_id), row))
             .collect();
         let mut step = Step::default();
-        let refused = self.settle_by(&mut transaction, &batch, &mut step).await?;
+        let refused = self
+            .settle_by(&mut transaction, &batch, Appetite::NONE, &mut step)
+            .await?;
         transaction.commit().await?;
         for worker in &expired {
             tracing::warn!(
@@ -149,6 +195,24 @@ impl Store {
             );
         }
         Ok(Settled::new(refused, step))
+    }
+
+    /// Gives to others what a run's workers hold that have ended or do not exist; returns how many executions.
+    pub(super) async fn give_back_lost(&self, run_id: RunId) -> Result<usize, Error> {
+        let mut transaction = self.engine.begin().await?;
+        let held = sqlx::query_file_as!(HeldRow, "src/store/queries/read_lost.sql", run_id.0)
+            .fetch_all(&mut *transaction)
+            .await?;
+        let batch: Vec<Ended> = held
+            .into_iter()
+            .map(|row| lost(&row.worker_id.to_string(), row))
+            .collect();
+        let mut step = Step::default();
+        let refused = self
+            .settle_by(&mut transaction, &batch, Appetite::NONE, &mut step)
+            .await?;
+        transaction.commit().await?;
+        Ok(batch.len() - refused.len())
     }
 
     /// Notes that a scheduler begins to watch the clock. Ticks between the end of the last watch and now passed
@@ -205,9 +269,12 @@ impl Store {
             sqlx::query_file_scalar!("src/store/queries/read_next_deadline.sql", shift as _)
                 .fetch_one(&self.engine)
                 .await?;
-        Ok(seconds
-            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
+        Ok(seconds.map(seconds_from_now))
     }
+}
+
+fn seconds_from_now(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
 fn lost(worker: &str, row: HeldRow) -> Ended {
@@ -232,5 +299,6 @@ fn lost(worker: &str, row: HeldRow) -> Ended {
         },
         lines: Vec::new(),
         rendered: None,
+        span: None,
     }
 }

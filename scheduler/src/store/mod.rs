@@ -4,25 +4,32 @@
 //! Whoever holds no run lock takes `ready`, `sleeper`, task instances and queued runs with SKIP LOCKED, so that nobody
 //! waits in a circle. No transaction is open while a task runs, and none rings the bell.
 
+mod check;
 mod claim;
 mod durable;
 mod error;
+mod figures;
+mod gates;
 mod lease;
 mod log;
 mod people;
+mod pools;
 mod publish;
 mod read;
 mod repair;
+mod retain;
 mod rows;
 mod runs;
 mod settle;
 mod text;
+mod trust;
+mod workers;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,26 +42,34 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use claim::{Appetite, Claimed, Execution};
+pub use check::{Checked, Finding, FindingKind};
+pub use claim::{Appetite, Claimed, Execution, Taken};
 pub use durable::Fenced;
 pub use error::Error;
-pub use lease::{Heartbeat, Renewed};
+pub use figures::{Figures, HotShare};
+pub use lease::{Course, Heartbeat, Renewed, Report};
 pub use log::LogLine;
-pub use publish::{Published, PublishedFile, content_hash};
-pub use repair::Rebuilt;
+pub use publish::{Published, PublishedFile, ToPublish, content_hash};
+pub use repair::Repaired;
+pub use retain::{Keep, Pass, Prune, Removed, Retention};
 pub use rows::*;
-pub use settle::{Ended, Ending, Settled};
+pub use settle::{Ended, Ending, Settled, Span};
 
 use crate::model::{Dag, VersionId};
+use trust::Trust;
 
 /// The orchestrator's state in Postgres. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// For the engine's own statements: short, prepared, never left waiting by people's queries.
+    /// For what every task goes through, settling and claiming: as few connections as can be busy at once, so that
+    /// each keeps its plans and its place in the processor's caches.
+    hot: PgPool,
+    /// For the engine's other statements: short, prepared, never left waiting by people's queries.
     engine: PgPool,
     /// For what people look at, under a statement time-out.
     people: PgPool,
     options: Arc<PgConnectOptions>,
+    trust: Trust,
     shared: Arc<Shared>,
 }
 
@@ -64,7 +79,16 @@ struct Shared {
     definitions: Mutex<HashMap<VersionId, Arc<Dag>>>,
     /// Whether any pool has a limit, as last seen. Only decides whether a claim looks at limited pools at all; that no
     /// limit is exceeded is decided inside the claim.
-    pools_have_limits: AtomicBool,
+    limited_pools: AtomicBool,
+    /// Whether anything stands behind a gate, as last seen. The same holds for it.
+    gates: AtomicBool,
+}
+
+/// What a claim need not look at while it is not there.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    LimitedPools,
+    Gates,
 }
 
 /// Whether a DAG runs by itself.
@@ -97,6 +121,8 @@ impl Effects {
     }
 }
 
+/// As many transactions as a worker has on their way at once.
+const HOT_CONNECTIONS: u32 = 2;
 const ENGINE_CONNECTIONS: u32 = 8;
 const PEOPLE_CONNECTIONS: u32 = 6;
 
@@ -125,7 +151,9 @@ impl Store {
         // whole for as long as the prepared statement lives, so the alternatives are switched off, and a plan costs what
         // rows it touches: pages are in memory.
         let engine_options = options.clone().options([
-            ("idle_in_transaction_session_timeout", "30s"),
+            // A process that is stopped in the middle of a transaction holds locks that everybody waits for: for less than
+            // `lock_timeout`, so that nobody has to give up.
+            ("idle_in_transaction_session_timeout", "5s"),
             ("lock_timeout", "20s"),
             ("statement_timeout", "60s"),
             ("enable_seqscan", "off"),
@@ -139,24 +167,31 @@ impl Store {
             ("plan_cache_mode", "force_generic_plan"),
         ]);
         let people_options = options.clone().options([
-            ("idle_in_transaction_session_timeout", "30s"),
+            ("idle_in_transaction_session_timeout", "5s"),
             ("statement_timeout", "15s"),
             ("jit", "off"),
         ]);
-        let engine = PgPoolOptions::new()
-            .max_connections(ENGINE_CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(10))
-            // A ping before every statement would double the round trips; a broken connection is found by using it.
-            .test_before_acquire(false)
-            .connect_lazy_with(engine_options);
+        let trust = Trust::default();
+        let pool = |connections| {
+            trust
+                .guard(PgPoolOptions::new())
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(10))
+                // A ping before every statement would double the round trips; a broken connection is found by using it.
+                .test_before_acquire(false)
+        };
+        let hot = pool(HOT_CONNECTIONS).connect_lazy_with(engine_options.clone());
+        let engine = pool(ENGINE_CONNECTIONS).connect_lazy_with(engine_options);
         let people = PgPoolOptions::new()
             .max_connections(PEOPLE_CONNECTIONS)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(people_options);
         Self {
+            hot,
             engine,
             people,
             options: Arc::new(options),
+            trust,
             shared: Arc::default(),
         }
     }
@@ -181,6 +216,11 @@ impl Store {
             .fetch_one(&self.people)
             .await?;
         Ok(())
+    }
+
+    /// Forgets the engine's connections that are open now: one of them was found broken, so the others are.
+    pub(crate) fn distrust_open_connections(&self) {
+        self.trust.begin_anew();
     }
 
     /// How to open one more connection to the same database, for LISTEN.
@@ -242,6 +282,41 @@ impl Store {
         Ok(dag)
     }
 
+    /// Reads the definitions of versions that this process does not know yet, all at once.
+    async fn know_definitions(
+        &self,
+        connection: &mut PgConnection,
+        versions: &BTreeSet<VersionId>,
+    ) -> Result<(), Error> {
+        let unknown: Vec<i64> = {
+            let known = self
+                .shared
+                .definitions
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            versions
+                .iter()
+                .filter(|version| !known.contains_key(version))
+                .map(|version| version.0)
+                .collect()
+        };
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let rows = sqlx::query_file!("src/store/queries/read_definitions.sql", &unknown)
+            .fetch_all(connection)
+            .await?;
+        for row in rows {
+            let dag =
+                serde_json::from_value(row.definition).map_err(|source| Error::Definition {
+                    version_id: row.version_id,
+                    source,
+                })?;
+            self.remember(row.version_id, &Arc::new(dag));
+        }
+        Ok(())
+    }
+
     fn remember(&self, version: VersionId, dag: &Arc<Dag>) {
         self.shared
             .definitions
@@ -250,13 +325,18 @@ impl Store {
             .insert(version, Arc::clone(dag));
     }
 
-    fn pools_have_limits(&self) -> bool {
-        self.shared.pools_have_limits.load(Ordering::Relaxed)
+    fn seen(&self, what: Seen) -> bool {
+        self.flag(what).load(Ordering::Relaxed)
     }
 
-    fn note_pools_have_limits(&self, limits: bool) {
-        self.shared
-            .pools_have_limits
-            .store(limits, Ordering::Relaxed);
+    fn note(&self, what: Seen, is_there: bool) {
+        self.flag(what).store(is_there, Ordering::Relaxed);
+    }
+
+    fn flag(&self, what: Seen) -> &AtomicBool {
+        match what {
+            Seen::LimitedPools => &self.shared.limited_pools,
+            Seen::Gates => &self.shared.gates,
+        }
     }
 }

@@ -37,6 +37,9 @@ impl Store {
             sqlx::query_file_scalar!("src/store/queries/cancel_instances.sql", run_id.0, actor)
                 .fetch_one(&mut *transaction)
                 .await?;
+        let gates = sqlx::query_file_scalar!("src/store/queries/leave_gates_of_run.sql", run_id.0)
+            .fetch_all(&mut *transaction)
+            .await?;
         sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0)
             .execute(&mut *transaction)
             .await?;
@@ -54,6 +57,7 @@ impl Store {
         )
         .await?;
         let mut step = Step::default();
+        step.leave_gates(gates);
         self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id]), &mut step)
             .await?;
         self.finish(&mut transaction, &mut step).await?;
@@ -287,11 +291,12 @@ fn unknown_task(dag: &Dag, task_id: &str) -> Error {
     }
 }
 
-async fn audit(
+/// Notes who did what, for people. What is about no DAG gives none.
+pub(super) async fn audit<'a>(
     connection: &mut PgConnection,
     actor: &str,
     action: &str,
-    dag_id: &DagId,
+    dag_id: impl Into<Option<&'a DagId>>,
     run_id: Option<RunId>,
     detail: &serde_json::Value,
 ) -> Result<(), Error> {
@@ -299,7 +304,7 @@ async fn audit(
         "src/store/queries/insert_audit.sql",
         actor,
         action,
-        dag_id.as_str(),
+        dag_id.into().map(DagId::as_str),
         run_id.map(|run_id| run_id.0),
         detail
     )

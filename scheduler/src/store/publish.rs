@@ -1,8 +1,12 @@
 //! DAG files become immutable versions. Editing a schedule never fires for the past.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
@@ -39,6 +43,32 @@ pub fn content_hash(source: &str) -> String {
     hex::encode(Sha256::digest(source.as_bytes()))
 }
 
+/// A DAG to be published.
+#[derive(Debug, Clone, Copy)]
+pub struct ToPublish<'a> {
+    /// Its file, relative to the DAG folder.
+    pub file: &'a str,
+    /// The file's text.
+    pub source: &'a str,
+    /// What it says.
+    pub dag: &'a Arc<Dag>,
+}
+
+/// A DAG's row as it was locked.
+struct Current {
+    dag_id: DagId,
+    current_version: Option<VersionId>,
+    file: String,
+    present: bool,
+    content_hash: Option<String>,
+    last_logical_date: Option<DateTime<Utc>>,
+    schedule_since: DateTime<Utc>,
+    now: DateTime<Utc>,
+}
+
+/// So many DAGs are published in one transaction: one that is larger holds their rows too long.
+const MOST_AT_ONCE: usize = 250;
+
 impl Store {
     /// Makes a DAG's file the version of its new runs; idempotent by content. A schedule that is new or has changed
     /// begins now: no tick of the past fires because of an edit.
@@ -46,89 +76,182 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn publish(&self, file: &str, source: &str, dag: &Dag) -> Result<Published, Error> {
-        self.publish_at(file, source, dag, TimeDelta::zero()).await
+        let dag = Arc::new(dag.clone());
+        let file = ToPublish {
+            file,
+            source,
+            dag: &dag,
+        };
+        let published = self.publish_all(&[file], TimeDelta::zero()).await?;
+        Ok(published[0])
     }
 
-    /// [`Store::publish`] by a clock that is `shift` ahead of the database's.
+    /// [`Store::publish`] for many DAGs, each with an id of its own, by a clock that is `shift` ahead of the database's;
+    /// answers in their order.
     ///
     /// # Errors
-    /// As there.
-    pub async fn publish_at(
+    /// As there; what comes before in the list may have been published.
+    pub async fn publish_all(
         &self,
-        file: &str,
-        source: &str,
-        dag: &Dag,
+        files: &[ToPublish<'_>],
         shift: TimeDelta,
-    ) -> Result<Published, Error> {
-        let hash = content_hash(source);
+    ) -> Result<Vec<Published>, Error> {
+        let mut published = Vec::with_capacity(files.len());
+        for files in files.chunks(MOST_AT_ONCE) {
+            published.extend(self.publish_some(files, shift).await?);
+        }
+        Ok(published)
+    }
+
+    async fn publish_some(
+        &self,
+        files: &[ToPublish<'_>],
+        shift: TimeDelta,
+    ) -> Result<Vec<Published>, Error> {
+        let ids: Vec<String> = files.iter().map(|file| file.dag.id.to_string()).collect();
+        let names: Vec<String> = files.iter().map(|file| file.file.to_owned()).collect();
         let mut transaction = self.engine.begin().await?;
-        sqlx::query_file!("src/store/queries/insert_dag.sql", dag.id.as_str(), file)
+        sqlx::query_file!("src/store/queries/insert_dags.sql", &ids, &names)
             .execute(&mut *transaction)
             .await?;
-        let current = sqlx::query_file!(
-            "src/store/queries/lock_dag.sql",
-            dag.id.as_str(),
+        let locked = sqlx::query_file_as!(
+            Current,
+            "src/store/queries/lock_dags_to_publish.sql",
+            &ids,
             shift as _
         )
-        .fetch_one(&mut *transaction)
+        .fetch_all(&mut *transaction)
         .await?;
-        if let (Some(version), Some(known)) = (current.current_version, &current.content_hash)
-            && *known == hash
-            && current.present
-            && current.file == file
-        {
-            // Dropping it would roll back later, and keep the row locked until then.
-            transaction.rollback().await?;
-            return Ok(Published::Unchanged(version));
+        let before = locked
+            .iter()
+            .filter_map(|row| row.current_version)
+            .collect();
+        self.know_definitions(&mut transaction, &before).await?;
+        let current: HashMap<DagId, Current> = locked
+            .into_iter()
+            .map(|row| (row.dag_id.clone(), row))
+            .collect();
+
+        let mut published = vec![None; files.len()];
+        let mut changes = Vec::new();
+        for (position, file) in files.iter().enumerate() {
+            let current = current.get(&file.dag.id).ok_or_else(|| Error::UnknownDag {
+                dag_id: file.dag.id.clone(),
+                nearest: None,
+            })?;
+            let hash = content_hash(file.source);
+            let same_bytes = current.content_hash.as_ref() == Some(&hash);
+            match current.current_version {
+                Some(version) if same_bytes && current.present && current.file == file.file => {
+                    published[position] = Some(Published::Unchanged(version));
+                }
+                Some(_) | None => changes.push(Change {
+                    position,
+                    hash,
+                    same_bytes,
+                    file,
+                    current,
+                }),
+            }
         }
-        let unchanged = current.content_hash.as_ref() == Some(&hash);
-        let version = insert_version(&mut transaction, dag, &hash, source).await?;
-        let before = match current.current_version {
-            Some(version) => Some(self.definition_by(&mut transaction, version).await?),
-            None => None,
-        };
-        let since = schedule_since(dag, before.as_deref(), current.schedule_since, current.now);
-        let next = dag.schedule.as_ref().and_then(|schedule| {
-            let past = Past {
-                start: dag.start,
-                catchup: dag.catchup,
-                last_logical_date: current.last_logical_date,
-                since,
-                watched_since: since,
-            };
-            intervals_due(schedule, &past, since, 0).next
-        });
+        if !changes.is_empty() {
+            let versions = insert_versions(&mut transaction, &changes).await?;
+            self.make_current(&mut transaction, &changes, &versions, shift)
+                .await?;
+            // A new version may allow more runs at once.
+            let dags = changes
+                .iter()
+                .filter(|change| change.current.current_version.is_some())
+                .map(|change| change.file.dag.id.clone())
+                .collect();
+            let mut step = Step::default();
+            self.start_runs(&mut transaction, &dags, &mut step).await?;
+            self.finish(&mut transaction, &mut step).await?;
+            for (change, version) in changes.iter().zip(&versions) {
+                published[change.position] = Some(if change.same_bytes {
+                    Published::Unchanged(*version)
+                } else {
+                    Published::NewVersion(*version)
+                });
+            }
+            transaction.commit().await?;
+            for (change, version) in changes.iter().zip(versions) {
+                self.remember(version, change.file.dag);
+            }
+        } else {
+            // Dropping it would roll back later, and keep the rows locked until then.
+            transaction.rollback().await?;
+        }
+        Ok(published.into_iter().flatten().collect())
+    }
+
+    /// Makes these versions the ones of new runs.
+    async fn make_current(
+        &self,
+        connection: &mut PgConnection,
+        changes: &[Change<'_>],
+        versions: &[VersionId],
+        shift: TimeDelta,
+    ) -> Result<(), Error> {
+        let mut sinces = Vec::with_capacity(changes.len());
+        let mut next_dates = Vec::with_capacity(changes.len());
+        let mut next_fires = Vec::with_capacity(changes.len());
+        for change in changes {
+            let dag = change.file.dag;
+            let before = change
+                .current
+                .current_version
+                .and_then(|version| self.known_definition(version));
+            let since = schedule_since(
+                dag,
+                before.as_deref(),
+                change.current.schedule_since,
+                change.current.now,
+            );
+            let next = dag.schedule.as_ref().and_then(|schedule| {
+                let past = Past {
+                    start: dag.start,
+                    catchup: dag.catchup,
+                    last_logical_date: change.current.last_logical_date,
+                    since,
+                    watched_since: since,
+                };
+                intervals_due(schedule, &past, since, 0).next
+            });
+            sinces.push(since);
+            next_dates.push(next.map(|interval| interval.logical_date()));
+            next_fires.push(next.map(|interval| interval.fires_at()));
+        }
+        let dags = || changes.iter().map(|change| change.file.dag);
+        let ids: Vec<String> = dags().map(|dag| dag.id.to_string()).collect();
+        let names: Vec<String> = changes
+            .iter()
+            .map(|change| change.file.file.to_owned())
+            .collect();
+        let versions: Vec<i64> = versions.iter().map(|version| version.0).collect();
+        let descriptions: Vec<String> = dags().map(|dag| dag.description.clone()).collect();
+        let schedules: Vec<Option<String>> = dags()
+            .map(|dag| dag.schedule.as_ref().map(|schedule| schedule.text()))
+            .collect();
+        let active_runs: Vec<i32> = dags()
+            .map(|dag| i32::try_from(dag.max_active_runs).unwrap_or(i32::MAX))
+            .collect();
         sqlx::query_file!(
-            "src/store/queries/update_dag.sql",
-            dag.id.as_str(),
-            file,
-            version.0,
-            dag.description,
-            dag.schedule.as_ref().map(|schedule| schedule.text()),
-            i32::try_from(dag.max_active_runs).unwrap_or(i32::MAX),
-            next.map(|interval| interval.logical_date()),
-            next.map(|interval| interval.fires_at()),
-            since,
+            "src/store/queries/update_dags.sql",
+            &ids,
+            &names,
+            &versions,
+            &descriptions,
+            &schedules as &[Option<String>],
+            &active_runs,
+            &next_dates as &[Option<DateTime<Utc>>],
+            &next_fires as &[Option<DateTime<Utc>>],
+            &sinces,
             shift as _
         )
-        .execute(&mut *transaction)
+        .execute(connection)
         .await?;
-        // The new version may allow more runs at once.
-        let mut step = Step::default();
-        self.start_runs(
-            &mut transaction,
-            &BTreeSet::from([dag.id.clone()]),
-            &mut step,
-        )
-        .await?;
-        self.finish(&mut transaction, &mut step).await?;
-        transaction.commit().await?;
-        self.remember(version, &Arc::new(dag.clone()));
-        Ok(if unchanged {
-            Published::Unchanged(version)
-        } else {
-            Published::NewVersion(version)
-        })
+        Ok(())
     }
 
     /// Records which files have errors now; what is not among them is good again or gone.
@@ -220,68 +343,115 @@ fn schedule_since(
     }
 }
 
-async fn insert_version(
+/// A DAG that gets another version, file or presence.
+struct Change<'a> {
+    /// In the list to be published.
+    position: usize,
+    hash: String,
+    same_bytes: bool,
+    file: &'a ToPublish<'a>,
+    current: &'a Current,
+}
+
+/// Stores versions with their tasks and edges, as far as they are not there; returns them in order.
+async fn insert_versions(
     connection: &mut PgConnection,
-    dag: &Dag,
-    hash: &str,
-    source: &str,
-) -> Result<VersionId, Error> {
-    let definition =
-        serde_json::to_value(dag).expect("a definition has only string keys and finite numbers");
-    let version = sqlx::query_file_scalar!(
-        "src/store/queries/insert_version.sql",
-        dag.id.as_str(),
-        hash,
-        source,
-        definition
+    changes: &[Change<'_>],
+) -> Result<Vec<VersionId>, Error> {
+    let ids: Vec<String> = changes
+        .iter()
+        .map(|change| change.file.dag.id.to_string())
+        .collect();
+    let hashes: Vec<String> = changes.iter().map(|change| change.hash.clone()).collect();
+    let sources: Vec<String> = changes
+        .iter()
+        .map(|change| change.file.source.to_owned())
+        .collect();
+    let definitions: Vec<Value> = changes
+        .iter()
+        .map(|change| {
+            serde_json::to_value(change.file.dag.as_ref())
+                .expect("a definition has only string keys and finite numbers")
+        })
+        .collect();
+    let new = sqlx::query_file!(
+        "src/store/queries/insert_versions.sql",
+        &ids,
+        &hashes,
+        &sources,
+        &definitions
     )
-    .fetch_optional(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
-    let Some(version) = version else {
-        return Ok(sqlx::query_file_scalar!(
-            "src/store/queries/read_version_by_hash.sql",
-            dag.id.as_str(),
-            hash
-        )
-        .fetch_one(connection)
-        .await?);
-    };
-    insert_tasks(connection, version, dag).await?;
-    Ok(version)
+    let new: HashSet<VersionId> = new.into_iter().map(|row| row.version_id).collect();
+    let all: HashMap<DagId, VersionId> =
+        sqlx::query_file!("src/store/queries/read_versions_by_hash.sql", &ids, &hashes)
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .map(|row| (row.dag_id, row.version_id))
+            .collect();
+    let versions = changes
+        .iter()
+        .map(|change| {
+            all.get(&change.file.dag.id)
+                .copied()
+                .ok_or_else(|| Error::UnknownDag {
+                    dag_id: change.file.dag.id.clone(),
+                    nearest: None,
+                })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let fresh: Vec<(VersionId, &Dag)> = versions
+        .iter()
+        .zip(changes)
+        .filter(|(version, _)| new.contains(version))
+        .map(|(version, change)| (*version, change.file.dag.as_ref()))
+        .collect();
+    insert_tasks(connection, &fresh).await?;
+    Ok(versions)
 }
 
 async fn insert_tasks(
     connection: &mut PgConnection,
-    version: VersionId,
-    dag: &Dag,
+    versions: &[(VersionId, &Dag)],
 ) -> Result<(), Error> {
     let number =
         |number: usize| i32::try_from(number).expect("a file has at most a few thousand tasks");
     let whole = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    let tasks = &dag.tasks;
-    let ordinals: Vec<i32> = (0..tasks.len()).map(number).collect();
-    let ids: Vec<String> = tasks.iter().map(|task| task.id.to_string()).collect();
-    let kinds: Vec<String> = tasks.iter().map(|task| task.kind.clone()).collect();
-    let rules: Vec<String> = tasks
-        .iter()
-        .map(|task| task.trigger_rule.to_string())
+    let tasks = || {
+        versions.iter().flat_map(|(version, dag)| {
+            dag.tasks
+                .iter()
+                .enumerate()
+                .map(move |(ordinal, task)| (version.0, ordinal, task))
+        })
+    };
+    let of: Vec<i64> = tasks().map(|(version, _, _)| version).collect();
+    let ordinals: Vec<i32> = tasks().map(|(_, ordinal, _)| number(ordinal)).collect();
+    let ids: Vec<String> = tasks().map(|(_, _, task)| task.id.to_string()).collect();
+    let kinds: Vec<String> = tasks().map(|(_, _, task)| task.kind.clone()).collect();
+    let rules: Vec<String> = tasks()
+        .map(|(_, _, task)| task.trigger_rule.to_string())
         .collect();
-    let pools: Vec<String> = tasks.iter().map(|task| task.pool.clone()).collect();
-    let queues: Vec<String> = tasks.iter().map(|task| task.queue.clone()).collect();
-    let priorities: Vec<i32> = tasks.iter().map(|task| task.priority).collect();
-    let slots: Vec<i32> = tasks.iter().map(|task| whole(task.slots)).collect();
-    let retries: Vec<i32> = tasks
-        .iter()
-        .map(|task| whole(task.retries).min(i32::MAX - 1))
+    let pools: Vec<String> = tasks().map(|(_, _, task)| task.pool.clone()).collect();
+    let queues: Vec<String> = tasks().map(|(_, _, task)| task.queue.clone()).collect();
+    let priorities: Vec<i32> = tasks().map(|(_, _, task)| task.priority).collect();
+    let slots: Vec<i32> = tasks().map(|(_, _, task)| whole(task.slots)).collect();
+    let retries: Vec<i32> = tasks()
+        .map(|(_, _, task)| whole(task.retries).min(i32::MAX - 1))
         .collect();
-    let allow_failure: Vec<bool> = tasks.iter().map(|task| task.allow_failure).collect();
-    let upstream: Vec<i32> = tasks
+    let allow_failure: Vec<bool> = tasks().map(|(_, _, task)| task.allow_failure).collect();
+    let upstream: Vec<i32> = tasks()
+        .map(|(_, _, task)| number(task.upstream.len()))
+        .collect();
+    let runs_if_all_ok: Vec<bool> = versions
         .iter()
-        .map(|task| number(task.upstream.len()))
+        .flat_map(|(_, dag)| dag.tasks.iter().map(|task| dag.runs_if_all_ok(task)))
         .collect();
     sqlx::query_file!(
         "src/store/queries/insert_tasks.sql",
-        version.0,
+        &of,
         &ordinals,
         &ids,
         &kinds,
@@ -292,20 +462,25 @@ async fn insert_tasks(
         &slots,
         &retries,
         &allow_failure,
-        &upstream
+        &upstream,
+        &runs_if_all_ok
     )
     .execute(&mut *connection)
     .await?;
-    let (from, to): (Vec<i32>, Vec<i32>) = tasks
-        .iter()
-        .enumerate()
-        .flat_map(|(ordinal, task)| {
+    let edges = || {
+        tasks().flat_map(|(version, ordinal, task)| {
             task.downstream
                 .iter()
-                .map(move |below| (number(ordinal), number(*below)))
+                .map(move |below| (version, number(ordinal), number(*below)))
         })
-        .unzip();
-    sqlx::query_file!("src/store/queries/insert_edges.sql", version.0, &from, &to)
+    };
+    let of: Vec<i64> = edges().map(|(version, _, _)| version).collect();
+    let from: Vec<i32> = edges().map(|(_, from, _)| from).collect();
+    let to: Vec<i32> = edges().map(|(_, _, to)| to).collect();
+    if of.is_empty() {
+        return Ok(());
+    }
+    sqlx::query_file!("src/store/queries/insert_edges.sql", &of, &from, &to)
         .execute(connection)
         .await?;
     Ok(())

@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use super::{
     DagRow, Error, FileErrorRow, Home, InstanceRow, LogPosition, LogRow, RunFilter, RunRow,
-    RunSummary, Store, TryRow, WorkerRow, claim::task_at,
+    RunSummary, Store, TryRow, claim::task_at,
 };
 use crate::model::{
     DagId, InstanceId, Params, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
-    TryOutcome, VersionId, WorkerId,
+    TryOutcome, VersionId,
 };
 
 const MOST_RUNS: i64 = 500;
@@ -336,18 +336,7 @@ impl Store {
                 .await?,
             next_runs,
             workers: self.workers().await?,
+            unserved: self.unserved_queues().await?,
         })
-    }
-
-    /// Processes that run tasks and hold a lease.
-    ///
-    /// # Errors
-    /// Postgres refused or cannot be reached.
-    pub async fn workers(&self) -> Result<Vec<WorkerRow>, Error> {
-        Ok(
-            sqlx::query_file_as!(WorkerRow, "src/store/queries/list_workers.sql")
-                .fetch_all(&self.people)
-                .await?,
-        )
     }
 }

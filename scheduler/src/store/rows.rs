@@ -1,11 +1,13 @@
 //! What the store answers to people: read models for pages, the API and the command line.
 
+use std::{collections::BTreeMap, num::NonZeroU32};
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::{
-    DagId, InstanceId, Params, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
+    DagId, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
     TryOutcome, VersionId, WorkerId,
 };
 
@@ -189,7 +191,7 @@ pub struct FileErrorRow {
     pub error_count: i32,
 }
 
-/// A worker process.
+/// A process of the engine.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkerRow {
     /// Its lease.
@@ -198,16 +200,222 @@ pub struct WorkerRow {
     pub name: String,
     /// Its version of Pinwheel.
     pub version: String,
-    /// The queues it serves.
+    /// Whether it lives, as far as its lease tells.
+    pub state: WorkerState,
+    /// It runs the scheduler's loops.
+    pub is_scheduler: bool,
+    /// The queues it serves, if it runs tasks.
     pub queues: Vec<String>,
-    /// How many tasks it runs at once.
+    /// What its settings say about it.
+    pub labels: BTreeMap<String, String>,
+    /// How many tasks it runs at once; 0 for a scheduler alone.
     pub slots: i32,
-    /// How many it runs now.
+    /// How many it ran at its last heartbeat.
     pub running: i32,
+    /// What its last heartbeat said of its load.
+    pub load: Load,
     /// When it started.
     pub started_at: DateTime<Utc>,
+    /// Its last heartbeat.
+    pub seen_at: DateTime<Utc>,
     /// When its lease ends unless it renews it.
     pub lease_until: DateTime<Utc>,
+    /// When it was asked to stop; it claims nothing since.
+    pub stopping_at: Option<DateTime<Utc>>,
+    /// When its lease ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+impl WorkerRow {
+    /// Whether it runs tasks; a scheduler alone does not.
+    pub fn works(&self) -> bool {
+        self.slots > 0
+    }
+}
+
+/// How a process of the engine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It renews its lease.
+    Alive,
+    /// It was asked to stop: it claims nothing more, and what it runs may end.
+    Stopping,
+    /// Its lease ended without a word: its tasks run elsewhere, or will as soon as a scheduler sees it.
+    Lost,
+    /// It ended in good order.
+    Ended,
+}
+
+impl WorkerState {
+    /// Every state, in the order in which a process goes through them.
+    pub const ALL: [Self; 4] = [Self::Alive, Self::Stopping, Self::Lost, Self::Ended];
+
+    /// The state in a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Stopping => "stopping",
+            Self::Lost => "lost",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// What a process measured of itself and its machine. `None` where the system does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Load {
+    /// The machine's load average of one minute.
+    pub load_average: Option<f32>,
+    /// The process's resident memory.
+    pub memory_bytes: Option<i64>,
+    /// How many cores the process has used since its heartbeat before; 0.5 is half of one.
+    pub cpu_cores: Option<f32>,
+}
+
+/// Which processes to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerScope {
+    /// Those that live, and those that were lost or ended in the last hour.
+    Recent,
+    /// All there ever were, the newest 500 of them.
+    All,
+}
+
+/// An execution that runs now.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExecutionRow {
+    /// The worker that has it.
+    pub worker_id: WorkerId,
+    /// The task instance.
+    pub instance_id: InstanceId,
+    /// Its DAG.
+    pub dag_id: DagId,
+    /// Its run.
+    pub run_id: RunId,
+    /// Its task.
+    pub task_id: TaskId,
+    /// -1 for a task that is not mapped.
+    pub map_index: i32,
+    /// Tries begun, this one included.
+    pub tries: i32,
+    /// How many may begin before a failure is final.
+    pub tries_allowed: i32,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// The pool whose slots it takes.
+    pub pool: String,
+    /// The queue it came from.
+    pub queue: String,
+}
+
+/// A queue in which tasks wait though no worker serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnservedQueue {
+    /// The queue.
+    pub queue: String,
+    /// How many tasks wait.
+    pub ready: i64,
+}
+
+/// A pool, and how it is used now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolRow {
+    /// The pool.
+    pub pool: PoolName,
+    /// How many slots it has; `None` is no limit.
+    pub slots: Option<i32>,
+    /// What it is for.
+    pub description: String,
+    /// How many slots the tasks take that run in it. May be more than it has, after it was made smaller.
+    pub used: i64,
+    /// How many tasks run in it.
+    pub running: i64,
+    /// How many tasks wait in it and could run.
+    pub ready: i64,
+    /// How many tasks of current versions name it.
+    pub tasks: i64,
+    /// The DAGs of these tasks.
+    pub dags: Vec<DagId>,
+}
+
+/// How many slots a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolSize {
+    /// No limit but the workers' own slots.
+    Unlimited,
+    /// So many. A task that takes more slots than the pool has takes all of it.
+    Slots(NonZeroU32),
+}
+
+impl PoolSize {
+    /// A limit, or `None` when the number cannot be one: it must be 1 to 2,147,483,647.
+    pub fn limit(slots: i64) -> Option<Self> {
+        i32::try_from(slots)
+            .ok()
+            .and_then(|slots| NonZeroU32::new(u32::try_from(slots).ok()?))
+            .map(Self::Slots)
+    }
+
+    pub(super) fn slots(self) -> Option<i32> {
+        match self {
+            Self::Unlimited => None,
+            Self::Slots(slots) => Some(i32::try_from(slots.get()).unwrap_or(i32::MAX)),
+        }
+    }
+}
+
+/// What a pool is for, on one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct PoolDescription(String);
+
+impl PoolDescription {
+    /// The most characters it may have.
+    pub const LONGEST: usize = 200;
+
+    /// The text without blanks around it, or `None` when it is longer than [`Self::LONGEST`] characters or holds control
+    /// characters.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let fits = text.chars().count() <= Self::LONGEST && !text.chars().any(char::is_control);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What to make of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolChange {
+    /// How many slots it has from now on.
+    pub size: PoolSize,
+    /// What it is for; `None` leaves it as it is.
+    pub description: Option<PoolDescription>,
+}
+
+/// What setting a pool did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolSet {
+    /// There was no pool of that name.
+    Created,
+    /// There was one.
+    Changed,
+}
+
+/// What `/metrics` tells of the whole installation.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    /// Pools with a limit: name, slots, slots in use.
+    pub pools: Vec<(String, i32, i64)>,
+    /// How many tasks could be claimed now, by queue.
+    pub ready: Vec<(String, i64)>,
+    /// How many processes there are in each state; lost and ended ones of the last hour.
+    pub workers: Vec<(WorkerState, usize)>,
 }
 
 /// What the first page shows.
@@ -223,8 +431,10 @@ pub struct Home {
     pub recent_runs: Vec<RunRow>,
     /// Scheduled runs that come next, at most 10.
     pub next_runs: Vec<DagRow>,
-    /// Live workers.
+    /// Workers that take work.
     pub workers: Vec<WorkerRow>,
+    /// Queues in which tasks wait for a worker that nobody has started.
+    pub unserved: Vec<UnservedQueue>,
 }
 
 /// A run to make.

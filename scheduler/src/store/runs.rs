@@ -1,8 +1,8 @@
 //! Making runs: by hand, and by the schedule.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
@@ -23,6 +23,29 @@ struct Row {
     data_interval_start: DateTime<Utc>,
     data_interval_end: DateTime<Utc>,
     params: Value,
+    kind: RunKind,
+    triggered_by: String,
+}
+
+type Key = (DagId, DateTime<Utc>, RunKind);
+
+impl Row {
+    fn key(&self) -> Key {
+        (self.dag_id.clone(), self.logical_date, self.kind)
+    }
+}
+
+struct Made {
+    run_id: RunId,
+    dag_id: DagId,
+    logical_date: DateTime<Utc>,
+    kind: RunKind,
+}
+
+impl Made {
+    fn key(&self) -> Key {
+        (self.dag_id.clone(), self.logical_date, self.kind)
+    }
 }
 
 impl Store {
@@ -32,73 +55,122 @@ impl Store {
     /// # Errors
     /// The DAG is unknown or retired, a param is wrong, there is a run for that logical date, or Postgres is away.
     pub async fn trigger(&self, run: NewRun) -> Result<RunId, Error> {
-        let dag = sqlx::query_file!(
-            "src/store/queries/read_dag_to_trigger.sql",
-            run.dag_id.as_str()
-        )
-        .fetch_optional(&self.engine)
-        .await?;
+        let made = self.trigger_all(vec![run]).await?;
+        Ok(made[0])
+    }
+
+    /// Makes runs by hand as [`Store::trigger`] does, all of them or none, in one transaction; answers in their order.
+    ///
+    /// # Errors
+    /// As there, for the first run that cannot be made.
+    pub async fn trigger_all(&self, runs: Vec<NewRun>) -> Result<Vec<RunId>, Error> {
+        let mut rows = Vec::with_capacity(runs.len());
+        let mut known = HashMap::new();
+        for run in runs {
+            let (version_id, now) = match known.get(&run.dag_id) {
+                Some(found) => *found,
+                None => {
+                    let found = self.version_to_trigger(&run.dag_id).await?;
+                    known.insert(run.dag_id.clone(), found);
+                    found
+                }
+            };
+            rows.push(self.row_to_trigger(run, version_id, now).await?);
+        }
+        let mut transaction = self.engine.begin().await?;
+        let made = create_runs(&mut transaction, &rows).await?;
+        let by_key: HashMap<_, RunId> = made.iter().map(|run| (run.key(), run.run_id)).collect();
+        let mut ids = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let Some(run_id) = by_key.get(&row.key()) else {
+                transaction.rollback().await?;
+                return Err(self.no_run_made(row).await?);
+            };
+            ids.push(*run_id);
+        }
+        let mut step = Step::default();
+        let dags = rows.iter().map(|row| row.dag_id.clone()).collect();
+        self.start_runs(&mut transaction, &dags, &mut step).await?;
+        self.finish(&mut transaction, &mut step).await?;
+        match transaction.commit().await {
+            Ok(()) => Ok(ids),
+            // The answer to the commit may have been lost: only reading tells. They were made together or not at all.
+            Err(error) => {
+                let Some((row, run_id)) = rows.first().zip(ids.first()) else {
+                    return Ok(ids);
+                };
+                match self
+                    .run_by_key(&row.dag_id, row.logical_date, row.kind)
+                    .await
+                {
+                    Ok(Some(found)) if found == *run_id => Ok(ids),
+                    Ok(_) | Err(_) => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    async fn version_to_trigger(
+        &self,
+        dag_id: &DagId,
+    ) -> Result<(VersionId, DateTime<Utc>), Error> {
+        let dag = sqlx::query_file!("src/store/queries/read_dag_to_trigger.sql", dag_id.as_str())
+            .fetch_optional(&self.engine)
+            .await?;
         let Some((dag, version_id)) = dag.and_then(|dag| {
             let version = dag.version_id?;
             Some((dag, version))
         }) else {
-            return Err(self.unknown_dag(run.dag_id).await?);
+            return Err(self.unknown_dag(dag_id.clone()).await?);
         };
         if !dag.present {
-            return Err(Error::RetiredDag { dag_id: run.dag_id });
+            return Err(Error::RetiredDag {
+                dag_id: dag_id.clone(),
+            });
         }
+        Ok((version_id, dag.now))
+    }
+
+    async fn row_to_trigger(
+        &self,
+        run: NewRun,
+        version_id: VersionId,
+        now: DateTime<Utc>,
+    ) -> Result<Row, Error> {
         let definition = self.definition(version_id).await?;
         let params = definition
             .check_params(&run.params)
             .map_err(Error::Params)?;
-        let logical_date = run.logical_date.unwrap_or(dag.now);
+        let logical_date = run.logical_date.unwrap_or(now);
         let interval = definition
             .schedule
             .as_ref()
             .and_then(|schedule| schedule.last_complete_interval(logical_date));
-        let row = Row {
-            dag_id: run.dag_id.clone(),
+        Ok(Row {
+            dag_id: run.dag_id,
             version_id,
-            logical_date,
+            kind: run.kind,
+            // Postgres keeps microseconds, and a run is found by its date.
+            logical_date: logical_date.trunc_subsecs(6),
             data_interval_start: interval.map_or(logical_date, |interval| interval.start),
             data_interval_end: interval.map_or(logical_date, |interval| interval.end),
             params: Value::Object(params),
-        };
-        let mut transaction = self.engine.begin().await?;
-        let made = create_runs(
-            &mut transaction,
-            std::slice::from_ref(&row),
-            run.kind,
-            &run.triggered_by,
-        )
-        .await?;
-        let Some(run_id) = made.into_iter().next() else {
-            transaction.rollback().await?;
-            let run_id = self.run_by_key(&run.dag_id, logical_date, run.kind).await?;
-            return Err(run_id.map_or(
-                Error::UnknownDag {
-                    dag_id: run.dag_id,
-                    nearest: None,
-                },
-                |run_id| Error::RunExists { run_id },
-            ));
-        };
-        let mut step = Step::default();
-        self.start_runs(
-            &mut transaction,
-            &BTreeSet::from([run.dag_id.clone()]),
-            &mut step,
-        )
-        .await?;
-        self.finish(&mut transaction, &mut step).await?;
-        match transaction.commit().await {
-            Ok(()) => Ok(run_id),
-            // The answer to the commit may have been lost: only reading tells.
-            Err(error) => match self.run_by_key(&run.dag_id, logical_date, run.kind).await {
-                Ok(Some(found)) if found == run_id => Ok(run_id),
-                Ok(_) | Err(_) => Err(error.into()),
+            triggered_by: run.triggered_by,
+        })
+    }
+
+    /// Why a run was not made: there is one already.
+    async fn no_run_made(&self, row: &Row) -> Result<Error, Error> {
+        let run_id = self
+            .run_by_key(&row.dag_id, row.logical_date, row.kind)
+            .await?;
+        Ok(run_id.map_or(
+            Error::UnknownDag {
+                dag_id: row.dag_id.clone(),
+                nearest: None,
             },
-        }
+            |run_id| Error::RunExists { run_id },
+        ))
     }
 
     async fn run_by_key(
@@ -131,12 +203,15 @@ impl Store {
             transaction.rollback().await?;
             return Ok(Effects::default());
         }
+        let versions = due.iter().map(|dag| dag.version_id).collect();
+        self.know_definitions(&mut transaction, &versions).await?;
         let mut rows = Vec::new();
+        let mut next_dates = Vec::with_capacity(due.len());
+        let mut next_fires = Vec::with_capacity(due.len());
+        let mut last_dates = Vec::with_capacity(due.len());
         for dag in &due {
             let definition = self.definition_by(&mut transaction, dag.version_id).await?;
-            let mut next = None;
-            let mut last = None;
-            if let Some(schedule) = &definition.schedule {
+            let plan = definition.schedule.as_ref().map(|schedule| {
                 let past = Past {
                     start: definition.start,
                     catchup: definition.catchup,
@@ -144,33 +219,40 @@ impl Store {
                     since: dag.schedule_since,
                     watched_since: dag.watched_since,
                 };
-                let plan = intervals_due(schedule, &past, dag.now, RUNS_PER_PASS);
-                next = plan.next;
-                last = plan
-                    .intervals
-                    .last()
-                    .map(|interval| interval.logical_date());
-                rows.extend(plan.intervals.into_iter().map(|interval| Row {
-                    dag_id: dag.dag_id.clone(),
-                    version_id: dag.version_id,
-                    logical_date: interval.logical_date(),
-                    data_interval_start: interval.start,
-                    data_interval_end: interval.end,
-                    params: default_params(&definition),
-                }));
-            }
-            sqlx::query_file!(
-                "src/store/queries/move_schedule.sql",
-                dag.dag_id.as_str(),
-                dag.next_fire_at,
-                next.map(|interval| interval.logical_date()),
-                next.map(|interval| interval.fires_at()),
-                last
-            )
-            .execute(&mut *transaction)
-            .await?;
+                intervals_due(schedule, &past, dag.now, RUNS_PER_PASS)
+            });
+            let next = plan.as_ref().and_then(|plan| plan.next);
+            next_dates.push(next.map(|interval| interval.logical_date()));
+            next_fires.push(next.map(|interval| interval.fires_at()));
+            let intervals = plan.map(|plan| plan.intervals).unwrap_or_default();
+            last_dates.push(intervals.last().map(|interval| interval.logical_date()));
+            rows.extend(intervals.into_iter().map(|interval| Row {
+                dag_id: dag.dag_id.clone(),
+                version_id: dag.version_id,
+                logical_date: interval.logical_date(),
+                data_interval_start: interval.start,
+                data_interval_end: interval.end,
+                params: default_params(&definition),
+                kind: RunKind::Scheduled,
+                triggered_by: "schedule".to_owned(),
+            }));
         }
-        create_runs(&mut transaction, &rows, RunKind::Scheduled, "schedule").await?;
+        let dags: Vec<String> = due
+            .iter()
+            .map(|dag| dag.dag_id.as_str().to_owned())
+            .collect();
+        let fires: Vec<DateTime<Utc>> = due.iter().map(|dag| dag.next_fire_at).collect();
+        sqlx::query_file!(
+            "src/store/queries/move_schedules.sql",
+            &dags,
+            &fires,
+            &next_dates as &[Option<DateTime<Utc>>],
+            &next_fires as &[Option<DateTime<Utc>>],
+            &last_dates as &[Option<DateTime<Utc>>],
+        )
+        .execute(&mut *transaction)
+        .await?;
+        create_runs(&mut transaction, &rows).await?;
         let mut step = Step::default();
         let dags: BTreeSet<DagId> = rows.into_iter().map(|row| row.dag_id).collect();
         self.start_runs(&mut transaction, &dags, &mut step).await?;
@@ -209,12 +291,7 @@ fn default_params(definition: &crate::model::Dag) -> Value {
     }
 }
 
-async fn create_runs(
-    connection: &mut PgConnection,
-    rows: &[Row],
-    kind: RunKind,
-    triggered_by: &str,
-) -> Result<Vec<RunId>, Error> {
+async fn create_runs(connection: &mut PgConnection, rows: &[Row]) -> Result<Vec<Made>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -230,7 +307,10 @@ async fn create_runs(
         .iter()
         .map(|row| super::text::storable_value(&row.params))
         .collect();
-    let made = sqlx::query_file!(
+    let kinds: Vec<RunKind> = rows.iter().map(|row| row.kind).collect();
+    let triggered_by: Vec<String> = rows.iter().map(|row| row.triggered_by.clone()).collect();
+    Ok(sqlx::query_file_as!(
+        Made,
         "src/store/queries/create_runs.sql",
         &dags,
         &versions,
@@ -238,10 +318,9 @@ async fn create_runs(
         &starts,
         &ends,
         &params,
-        kind as RunKind,
-        triggered_by
+        &kinds as &[RunKind],
+        &triggered_by
     )
     .fetch_all(connection)
-    .await?;
-    Ok(made.into_iter().map(|run| run.run_id).collect())
+    .await?)
 }

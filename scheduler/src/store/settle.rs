@@ -1,25 +1,28 @@
 //! The finisher promotes: one transaction writes how executions ended, moves the counters downstream, decides trigger
 //! rules, closes runs, starts the next ones and claims the next tasks.
 
+mod next;
+mod write;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    time::Duration,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::{Duration, Instant},
 };
 
-use pinwheel_tasks::{Failure, FailureClass};
+use pinwheel_tasks::Failure;
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::{
-    Appetite, Claimed, Effects, Error, Execution, LogLine, Store,
-    claim::task_at,
-    text::{storable, storable_value},
+    Appetite, Effects, Error, Execution, LogLine, Seen, Store, Taken,
+    claim::{ClaimRow, task_at},
 };
 use crate::model::{
-    DagId, InstanceId, RunId, RunState, SleepReason, TaskState, TryOutcome, VersionId,
-    retry::{self, Decision, Tries},
+    DagId, InstanceId, RunId, RunState, TaskState, VersionId,
     trigger_rule::{self, Upstream, Verdict},
 };
+use next::what_next;
+use write::Written;
 
 /// An execution that has ended, with what is left to store about it.
 #[derive(Debug)]
@@ -32,6 +35,18 @@ pub struct Ended {
     pub lines: Vec<LogLine>,
     /// What its templates became, if they were templates.
     pub rendered: Option<Value>,
+    /// When it ran; `None` where only the database knows when it was claimed.
+    pub span: Option<Span>,
+}
+
+/// When an execution ran, by its worker's monotonic clock. It reaches the database as durations before now, so the
+/// clocks of machines never meet.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Its kind was started.
+    pub began: Instant,
+    /// Its kind came back.
+    pub ended: Instant,
 }
 
 /// How an execution ended.
@@ -68,7 +83,9 @@ pub struct Settled {
     /// Executions whose fence no longer held: nothing was recorded for them.
     pub refused: Vec<InstanceId>,
     /// What the worker claimed for its free slots in the same transaction.
-    pub claimed: Vec<Claimed>,
+    pub taken: Taken,
+    /// Whether it looked for what could be claimed, beyond what it was handed.
+    pub looked: bool,
     /// Runs that became final.
     pub closed: Vec<(RunId, RunState)>,
     /// What is left for others.
@@ -82,31 +99,13 @@ impl Settled {
         Self {
             effects: step.effects(),
             refused: refused.into_iter().collect(),
-            claimed: Vec::new(),
+            taken: Taken::default(),
+            looked: true,
             closed: step.closed,
             made_ready: step.made_ready,
             touched_queued: step.touched_queued,
         }
     }
-}
-
-/// What becomes of an execution: the columns of its row.
-struct Next {
-    state: TaskState,
-    sleep: Option<(SleepReason, Duration, String)>,
-    resume: Option<Value>,
-    tries: i32,
-    lost: i32,
-    history: Option<History>,
-    output: Option<Value>,
-}
-
-struct History {
-    outcome: Option<TryOutcome>,
-    reason: Option<String>,
-    hint: Option<String>,
-    failure_class: Option<FailureClass>,
-    exit_code: Option<i32>,
 }
 
 /// A task instance that has just become final.
@@ -134,8 +133,14 @@ pub(super) struct Counters {
 #[derive(Default)]
 pub(super) struct Step {
     versions: BTreeMap<RunId, VersionId>,
-    /// Finished task instances and failures, by run.
+    /// Finished task instances and failures, by run, that are not subtracted yet.
     finished: BTreeMap<RunId, (i32, i32)>,
+    /// DAGs of which a run has closed.
+    have_room: BTreeSet<DagId>,
+    /// Gates that somebody behind them has left.
+    left_gates: BTreeSet<String>,
+    /// What the worker was handed over already.
+    started: Vec<ClaimRow>,
     pub(super) closed: Vec<(RunId, RunState)>,
     made_ready: usize,
     /// Counters of a queued task instance were touched: a claim may have skipped it meanwhile.
@@ -152,6 +157,18 @@ impl Step {
         })
     }
 
+    pub(super) fn made_ready(&mut self, count: usize) {
+        self.made_ready += count;
+    }
+
+    pub(super) fn leave_gates(&mut self, gates: impl IntoIterator<Item = String>) {
+        self.left_gates.extend(gates);
+    }
+
+    pub(super) fn take_left_gates(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.left_gates)
+    }
+
     pub(super) fn knows(&mut self, run_id: RunId, version_id: VersionId) {
         self.versions.insert(run_id, version_id);
     }
@@ -164,10 +181,7 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached; nothing is known about the batch then.
     pub async fn settle(&self, batch: &[Ended]) -> Result<Settled, Error> {
-        let mut transaction = self.engine.begin().await?;
-        let settled = self.settle_in(&mut transaction, batch).await?;
-        transaction.commit().await?;
-        Ok(settled)
+        self.settle_and_claim(batch, Appetite::NONE).await
     }
 
     /// [`Store::settle`], and a claim for the freed slots in the same transaction.
@@ -179,28 +193,119 @@ impl Store {
         batch: &[Ended],
         appetite: Appetite<'_>,
     ) -> Result<Settled, Error> {
-        let mut transaction = self.engine.begin().await?;
-        let mut settled = self.settle_in(&mut transaction, batch).await?;
-        settled.claimed = self.claim_by(&mut transaction, appetite).await?;
+        let mut connection = self.hot.acquire().await?;
+        if self.is_one_statement(batch) {
+            return self.settle_at_once(&mut connection, batch, appetite).await;
+        }
+        let mut transaction = connection.begin().await?;
+        let mut step = Step::default();
+        let mut refused = self
+            .settle_by(&mut transaction, batch, appetite, &mut step)
+            .await?;
+        if !refused.is_empty() {
+            self.forgive_recorded(&mut transaction, batch, &mut refused)
+                .await?;
+        }
+        let started = step.started.len();
+        let mut taken = Taken::default();
+        let rest = Appetite {
+            slots: appetite.slots.saturating_sub(started),
+            ..appetite
+        };
+        if rest.slots > 0 {
+            taken = self.claim_by(&mut transaction, rest).await?;
+        }
+        let claimed_here = taken.claimed.len();
+        let handed_over = std::mem::take(&mut step.started);
+        let mut handed_over = self
+            .completed(&mut transaction, appetite.worker_id, handed_over)
+            .await?;
         transaction.commit().await?;
+        handed_over.append(&mut taken.claimed);
+        taken.claimed = handed_over;
+        let mut settled = Settled::new(refused, step);
         // What was made claimable here was claimed here: nobody else needs to wake up for it.
-        settled.effects.work &=
-            settled.made_ready > settled.claimed.len() || settled.touched_queued;
+        settled.effects.work &= settled.made_ready > claimed_here || settled.touched_queued;
+        settled.taken = taken;
         Ok(settled)
     }
 
-    async fn settle_in(
+    /// Whether everything that follows from a batch follows in the settling statement itself, whatever the tables hold:
+    /// plain successes, each with a task downstream (so no run closes), and each of these with no other task upstream.
+    fn is_one_statement(&self, batch: &[Ended]) -> bool {
+        batch.iter().all(|ended| {
+            let Some(dag) = self.known_definition(ended.execution.version_id) else {
+                return false;
+            };
+            let task = task_at(&dag, ended.execution.ordinal);
+            matches!(ended.ending, Ending::Success { .. })
+                && ended.lines.is_empty()
+                && ended.rendered.is_none()
+                && !ended.execution.continues
+                && dag.max_active_tasks.is_none()
+                && task.concurrency.is_none()
+                && !task.downstream.is_empty()
+                && task.downstream.iter().all(|below| {
+                    let below = &dag.tasks[*below];
+                    below.upstream.len() == 1 && dag.runs_if_all_ok(below)
+                })
+        }) && self.without_edges(batch).len() == 1
+    }
+
+    /// Settles a batch of which [`Store::is_one_statement`] holds: one round trip and one commit.
+    async fn settle_at_once(
         &self,
         connection: &mut PgConnection,
         batch: &[Ended],
+        appetite: Appetite<'_>,
     ) -> Result<Settled, Error> {
+        let mut next = Vec::with_capacity(batch.len());
+        for ended in batch {
+            let dag = self
+                .definition_by(connection, ended.execution.version_id)
+                .await?;
+            next.push(what_next(ended, task_at(&dag, ended.execution.ordinal)));
+        }
+        let everything: Vec<usize> = (0..batch.len()).collect();
+        let written = write::outcomes(
+            connection,
+            batch,
+            &next,
+            &everything,
+            appetite,
+            |execution| self.fails_run(execution),
+        )
+        .await?;
         let mut step = Step::default();
-        let mut refused = self.settle_by(connection, batch, &mut step).await?;
+        let mut accepted = HashSet::new();
+        let mut undecided = Vec::new();
+        Self::sort_in(written, &mut accepted, &mut undecided, &mut step);
+        let mut refused: BTreeSet<InstanceId> = batch
+            .iter()
+            .map(|ended| ended.execution.instance_id)
+            .filter(|instance_id| !accepted.contains(instance_id))
+            .collect();
         if !refused.is_empty() {
             self.forgive_recorded(connection, batch, &mut refused)
                 .await?;
         }
-        Ok(Settled::new(refused, step))
+        let started = std::mem::take(&mut step.started);
+        let claimed = self
+            .completed(connection, appetite.worker_id, started)
+            .await?;
+        let made_ready = step.made_ready;
+        let handed_over = claimed.len();
+        let has_room = handed_over < appetite.slots;
+        let mut settled = Settled::new(refused, step);
+        settled.taken = Taken {
+            claimed,
+            // A slot that nobody was handed is free for what waits elsewhere.
+            look_again: has_room && (made_ready > 0 || handed_over < batch.len()),
+            contended: false,
+        };
+        settled.looked = false;
+        settled.effects.work &= made_ready > 0 || settled.touched_queued;
+        Ok(settled)
     }
 
     /// Records a failure in place of a result that Postgres refuses to store, without anything it brought along.
@@ -217,6 +322,7 @@ impl Store {
             ending: Ending::Failed(failure.clone()),
             lines: Vec::new(),
             rendered: None,
+            span: ended.span,
         };
         self.settle(&[in_its_place]).await
     }
@@ -258,11 +364,17 @@ impl Store {
         &self,
         connection: &mut PgConnection,
         batch: &[Ended],
+        appetite: Appetite<'_>,
         step: &mut Step,
     ) -> Result<BTreeSet<InstanceId>, Error> {
         if batch.is_empty() {
             return Ok(BTreeSet::new());
         }
+        let versions = batch
+            .iter()
+            .map(|ended| ended.execution.version_id)
+            .collect();
+        self.know_definitions(connection, &versions).await?;
         let mut next = Vec::with_capacity(batch.len());
         for ended in batch {
             let dag = self
@@ -270,8 +382,22 @@ impl Store {
                 .await?;
             next.push(what_next(ended, task_at(&dag, ended.execution.ordinal)));
         }
-        self.lock_runs_of(connection, batch, step).await?;
-        let accepted = write_outcomes(connection, batch, &next).await?;
+        for ended in batch {
+            step.knows(ended.execution.run_id, ended.execution.version_id);
+        }
+        let mut accepted = HashSet::new();
+        let mut counters = Vec::new();
+        for group in self.without_edges(batch) {
+            let rest = Appetite {
+                slots: appetite.slots.saturating_sub(step.started.len()),
+                ..appetite
+            };
+            let written = write::outcomes(connection, batch, &next, &group, rest, |execution| {
+                self.fails_run(execution)
+            })
+            .await?;
+            Self::sort_in(written, &mut accepted, &mut counters, step);
+        }
         let accepted_now = || {
             batch
                 .iter()
@@ -279,22 +405,18 @@ impl Store {
                 .filter(|(ended, _)| accepted.contains(&ended.execution.instance_id))
         };
 
-        write_attachments(connection, batch).await?;
-        write_sleepers(connection, accepted_now()).await?;
-        forget_resumes(connection, accepted_now()).await?;
-        requeue(connection, accepted_now(), step).await?;
+        write::attachments(connection, batch).await?;
+        write::sleepers(connection, accepted_now()).await?;
+        write::forget_resumes(connection, accepted_now()).await?;
+        write::requeue(connection, accepted_now(), step).await?;
+        if self.seen(Seen::LimitedPools) && !accepted.is_empty() {
+            // A slot of a pool may have become free that this worker, which serves other queues, will not claim.
+            step.touched_queued = true;
+        }
         if accepted_now().any(|(_, next)| next.sleep.is_some()) {
             step.effects.deadline = true;
         }
-        let finals = accepted_now()
-            .filter(|(_, next)| next.state.is_final())
-            .map(|(ended, next)| Final {
-                run_id: ended.execution.run_id,
-                version_id: ended.execution.version_id,
-                ordinal: ended.execution.ordinal,
-                state: next.state,
-            })
-            .collect();
+        let finals = self.promote(connection, &counters, step).await?;
         self.cascade(connection, finals, step).await?;
         self.finish(connection, step).await?;
         Ok(batch
@@ -304,21 +426,75 @@ impl Store {
             .collect())
     }
 
-    async fn lock_runs_of(
-        &self,
-        connection: &mut PgConnection,
-        batch: &[Ended],
-        step: &mut Step,
-    ) -> Result<(), Error> {
-        let runs: BTreeSet<i64> = batch.iter().map(|ended| ended.execution.run_id.0).collect();
-        let runs: Vec<i64> = runs.into_iter().collect();
-        let locked = sqlx::query_file!("src/store/queries/lock_runs.sql", &runs)
-            .fetch_all(connection)
-            .await?;
-        for run in locked {
-            step.knows(run.run_id, run.version_id);
+    /// Splits a batch into groups, in which no task instance is downstream of another: positions in the batch. Nearly
+    /// always one group; a task that does not wait for all of its upstream tasks may end together with one of them.
+    fn without_edges(&self, batch: &[Ended]) -> Vec<Vec<usize>> {
+        let place = |ended: &Ended| (ended.execution.run_id, ended.execution.ordinal);
+        let positions: HashMap<_, usize> = batch
+            .iter()
+            .enumerate()
+            .map(|(position, ended)| (place(ended), position))
+            .collect();
+        // Ordinals are a topological order, so whatever is upstream has its group already.
+        let mut order: Vec<usize> = (0..batch.len()).collect();
+        order.sort_by_key(|position| place(&batch[*position]));
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut group_of = vec![0; batch.len()];
+        for position in order {
+            let ended = &batch[position];
+            groups.resize_with(groups.len().max(group_of[position] + 1), Vec::new);
+            groups[group_of[position]].push(position);
+            if batch.len() == 1 {
+                continue;
+            }
+            let Some(dag) = self.known_definition(ended.execution.version_id) else {
+                continue;
+            };
+            for below in &task_at(&dag, ended.execution.ordinal).downstream {
+                let below = i32::try_from(*below).unwrap_or(i32::MAX);
+                if let Some(below) = positions.get(&(ended.execution.run_id, below)) {
+                    group_of[*below] = group_of[*below].max(group_of[position] + 1);
+                }
+            }
         }
-        Ok(())
+        groups
+    }
+
+    /// Whether the failure of a task fails its run. The definitions are known: what follows was decided by them.
+    fn fails_run(&self, execution: &Execution) -> bool {
+        self.known_definition(execution.version_id)
+            .is_none_or(|dag| !task_at(&dag, execution.ordinal).allow_failure)
+    }
+
+    fn sort_in(
+        written: Vec<Written>,
+        accepted: &mut HashSet<InstanceId>,
+        counters: &mut Vec<Counters>,
+        step: &mut Step,
+    ) {
+        for row in written {
+            match row {
+                Written::Settled(instance_id) => {
+                    accepted.insert(instance_id);
+                }
+                Written::Counted(row) => {
+                    // A later group may have counted on the same row; its numbers are the newer ones.
+                    counters.retain(|one: &Counters| {
+                        (one.run_id, one.ordinal) != (row.run_id, row.ordinal)
+                    });
+                    counters.push(row);
+                }
+                Written::Promoted => step.made_ready += 1,
+                Written::Started(row) => step.started.push(row),
+                Written::Closed(run_id, dag_id, state) => {
+                    step.closed.push((run_id, state));
+                    step.have_room.insert(dag_id);
+                }
+                Written::Left(gate) => {
+                    step.left_gates.insert(gate);
+                }
+            }
+        }
     }
 
     /// Carries final states downstream until nothing changes: counters, verdicts, promotions, and again for what the
@@ -338,7 +514,7 @@ impl Store {
             if !has_downstream {
                 return Ok(());
             }
-            let counters = count_outcomes(connection, &finals).await?;
+            let counters = write::count_outcomes(connection, &finals).await?;
             finals = self.promote(connection, &counters, step).await?;
         }
         Ok(())
@@ -406,42 +582,37 @@ impl Store {
                 state,
             });
         }
-        write_promotions(connection, &promoted).await?;
+        let gates = self.put_up_gates(connection, &promoted).await?;
+        write::promotions(connection, &promoted, &gates, |version| {
+            self.known_definition(version)
+        })
+        .await?;
         let (finals, queued): (Vec<_>, Vec<_>) =
             promoted.into_iter().partition(|one| one.state.is_final());
         step.made_ready += queued.len();
         Ok(finals)
     }
 
-    /// Subtracts what finished from the runs, closes those at zero, and starts the next runs of their DAGs.
+    /// Subtracts what finished from the runs, closes those at zero, starts the next runs of their DAGs, and lets out what
+    /// waited behind gates that have room now.
     pub(super) async fn finish(
         &self,
         connection: &mut PgConnection,
         step: &mut Step,
     ) -> Result<(), Error> {
-        while !step.finished.is_empty() {
+        while !step.finished.is_empty() || !step.have_room.is_empty() {
             let finished = std::mem::take(&mut step.finished);
-            let runs: Vec<i64> = finished.keys().map(|run_id| run_id.0).collect();
-            let counts: Vec<i32> = finished.values().map(|(finished, _)| *finished).collect();
-            let failures: Vec<i32> = finished.values().map(|(_, failures)| *failures).collect();
-            let rows = sqlx::query_file!(
-                "src/store/queries/count_down_runs.sql",
-                &runs,
-                &counts,
-                &failures
-            )
-            .fetch_all(&mut *connection)
-            .await?;
-            let mut dags = BTreeSet::new();
-            for run in rows {
-                if run.state.is_final() {
-                    step.closed.push((run.run_id, run.state));
-                    dags.insert(run.dag_id);
+            if !finished.is_empty() {
+                let rows = write::count_down(connection, &finished).await?;
+                for (run_id, dag_id, state) in rows {
+                    step.closed.push((run_id, state));
+                    step.have_room.insert(dag_id);
                 }
             }
+            let dags = std::mem::take(&mut step.have_room);
             self.start_runs(connection, &dags, step).await?;
         }
-        Ok(())
+        self.let_out(connection, step).await
     }
 
     /// Starts queued runs of these DAGs as far as `max_active_runs` allows, and queues the tasks that begin.
@@ -461,6 +632,8 @@ impl Store {
         let started = sqlx::query_file!("src/store/queries/start_runs.sql", &dags)
             .fetch_all(&mut *connection)
             .await?;
+        let versions = started.iter().map(|run| run.version_id).collect();
+        self.know_definitions(connection, &versions).await?;
         let mut counters = Vec::new();
         for run in &started {
             step.knows(run.run_id, run.version_id);
@@ -496,350 +669,4 @@ fn upstream(total: usize, row: &Counters) -> Upstream {
         upstream_failed: count(row.upstream_failed),
         skipped: count(row.skipped),
     }
-}
-
-fn what_next(ended: &Ended, task: &crate::model::Task) -> Next {
-    let execution = &ended.execution;
-    let plain = |state, outcome, reason| Next {
-        state,
-        sleep: None,
-        resume: None,
-        tries: execution.tries,
-        lost: 0,
-        history: Some(History {
-            outcome: Some(outcome),
-            reason,
-            hint: None,
-            failure_class: None,
-            exit_code: None,
-        }),
-        output: None,
-    };
-    // A try that begins again from its start was not begun; one that goes on after a sleep was begun long ago.
-    let tries_before = if execution.continues {
-        execution.tries
-    } else {
-        execution.tries - 1
-    };
-    match &ended.ending {
-        Ending::Success { output } => Next {
-            output: Some(storable_value(output)),
-            ..plain(TaskState::Success, TryOutcome::Success, None)
-        },
-        Ending::Skipped { reason } => plain(
-            TaskState::Skipped,
-            TryOutcome::Skipped,
-            Some(reason.clone()),
-        ),
-        Ending::Sleep {
-            wake_after,
-            reason,
-            resume,
-        } => Next {
-            state: TaskState::Sleeping,
-            sleep: Some((SleepReason::Deferred, *wake_after, reason.clone())),
-            resume: Some(storable_value(resume)),
-            tries: execution.tries,
-            lost: 0,
-            history: Some(History {
-                outcome: None,
-                reason: Some(reason.clone()),
-                hint: None,
-                failure_class: None,
-                exit_code: None,
-            }),
-            output: None,
-        },
-        Ending::GivenBack => Next {
-            state: TaskState::Queued,
-            sleep: None,
-            resume: None,
-            tries: tries_before,
-            lost: 0,
-            history: None,
-            output: None,
-        },
-        Ending::Failed(failure) => {
-            let is_lost = failure.class == FailureClass::Lost;
-            let number = |value: i32| u32::try_from(value).unwrap_or(0);
-            let decision = retry::decide(
-                task,
-                failure.class,
-                Tries {
-                    begun: number(execution.tries),
-                    allowed: number(execution.tries_allowed),
-                    lost: number(execution.lost) + u32::from(is_lost),
-                },
-            );
-            let history = History {
-                outcome: Some(outcome_of(failure.class)),
-                reason: Some(failure.message.clone()),
-                hint: failure.hint.clone(),
-                failure_class: Some(failure.class),
-                exit_code: failure.exit_code,
-            };
-            let (state, tries, sleep) = match decision {
-                Decision::Fail { .. } => (TaskState::Failed, execution.tries, None),
-                Decision::Again => (TaskState::Queued, tries_before, None),
-                Decision::Retry { after } => (
-                    TaskState::Sleeping,
-                    execution.tries,
-                    Some((SleepReason::Retry, after, failure.message.clone())),
-                ),
-            };
-            Next {
-                state,
-                sleep,
-                resume: None,
-                tries,
-                lost: i32::from(is_lost),
-                history: Some(history),
-                output: None,
-            }
-        }
-    }
-}
-
-fn outcome_of(class: FailureClass) -> TryOutcome {
-    match class {
-        FailureClass::Retryable
-        | FailureClass::Permanent
-        | FailureClass::Panic
-        | FailureClass::Killed => TryOutcome::Failed,
-        FailureClass::Timeout => TryOutcome::Timeout,
-        FailureClass::Lost => TryOutcome::Lost,
-        FailureClass::Cancelled => TryOutcome::Cancelled,
-    }
-}
-
-fn class_name(class: FailureClass) -> &'static str {
-    match class {
-        FailureClass::Retryable => "retryable",
-        FailureClass::Permanent => "permanent",
-        FailureClass::Timeout => "timeout",
-        FailureClass::Panic => "panic",
-        FailureClass::Killed => "killed",
-        FailureClass::Lost => "lost",
-        FailureClass::Cancelled => "cancelled",
-    }
-}
-
-async fn write_outcomes(
-    connection: &mut PgConnection,
-    batch: &[Ended],
-    next: &[Next],
-) -> Result<HashSet<InstanceId>, Error> {
-    let executions = || batch.iter().map(|ended| &ended.execution);
-    let histories = || next.iter().map(|next| next.history.as_ref());
-    let text = |text: &Option<String>| text.as_deref().map(|text| storable(text).into_owned());
-    let instances: Vec<i64> = executions()
-        .map(|execution| execution.instance_id.0)
-        .collect();
-    let epochs: Vec<i32> = executions().map(|execution| execution.epoch).collect();
-    let workers: Vec<i64> = executions()
-        .map(|execution| execution.worker_id.0)
-        .collect();
-    let states: Vec<TaskState> = next.iter().map(|next| next.state).collect();
-    let sleeps: Vec<Option<SleepReason>> = next
-        .iter()
-        .map(|next| next.sleep.as_ref().map(|(reason, _, _)| *reason))
-        .collect();
-    let tries: Vec<i32> = next.iter().map(|next| next.tries).collect();
-    let lost: Vec<i32> = next.iter().map(|next| next.lost).collect();
-    let outcomes: Vec<Option<TryOutcome>> = histories().map(|history| history?.outcome).collect();
-    let reasons: Vec<Option<String>> = histories().map(|history| text(&history?.reason)).collect();
-    let hints: Vec<Option<String>> = histories().map(|history| text(&history?.hint)).collect();
-    let classes: Vec<Option<&str>> = histories()
-        .map(|history| history?.failure_class.map(class_name))
-        .collect();
-    let exit_codes: Vec<Option<i32>> = histories().map(|history| history?.exit_code).collect();
-    let outputs: Vec<Option<Value>> = next
-        .iter()
-        .map(|next| {
-            next.output
-                .clone()
-                .filter(|output| output.as_object().is_none_or(|output| !output.is_empty()))
-        })
-        .collect();
-    let try_numbers: Vec<i32> = executions().map(|execution| execution.tries).collect();
-    let recorded: Vec<bool> = histories().map(|history| history.is_some()).collect();
-    let settled = sqlx::query_file_scalar!(
-        "src/store/queries/settle_instances.sql",
-        &instances,
-        &epochs,
-        &workers,
-        &states as &[TaskState],
-        &sleeps as &[Option<SleepReason>],
-        &tries,
-        &lost,
-        &outcomes as &[Option<TryOutcome>],
-        &reasons as &[Option<String>],
-        &hints as &[Option<String>],
-        &classes as &[Option<&str>],
-        &exit_codes as &[Option<i32>],
-        &outputs as &[Option<Value>],
-        &try_numbers,
-        &recorded,
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(settled.into_iter().collect())
-}
-
-/// Writes log lines and rendered templates, also of refused executions: they say what happened.
-async fn write_attachments(connection: &mut PgConnection, batch: &[Ended]) -> Result<(), Error> {
-    let lines: Vec<&LogLine> = batch.iter().flat_map(|ended| &ended.lines).collect();
-    super::log::insert_lines(connection, &lines).await?;
-    let rendered: Vec<_> = batch
-        .iter()
-        .filter_map(|ended| {
-            Some((
-                ended.execution.instance_id,
-                ended.execution.tries,
-                ended.rendered.as_ref()?,
-            ))
-        })
-        .collect();
-    super::log::upsert_rendered(connection, &rendered).await
-}
-
-async fn write_sleepers<'a>(
-    connection: &mut PgConnection,
-    accepted: impl Iterator<Item = (&'a Ended, &'a Next)>,
-) -> Result<(), Error> {
-    let mut instances = Vec::new();
-    let mut runs = Vec::new();
-    let mut wake_after = Vec::new();
-    let mut reasons = Vec::new();
-    let mut resumes: Vec<Option<Value>> = Vec::new();
-    for (ended, next) in accepted {
-        if let Some((_, after, reason)) = &next.sleep {
-            instances.push(ended.execution.instance_id.0);
-            runs.push(ended.execution.run_id.0);
-            wake_after.push(after.as_secs_f64());
-            reasons.push(storable(reason).into_owned());
-            resumes.push(next.resume.clone());
-        }
-    }
-    if !instances.is_empty() {
-        sqlx::query_file!(
-            "src/store/queries/sleep_instances.sql",
-            &instances,
-            &runs,
-            &wake_after,
-            &reasons,
-            &resumes as &[Option<Value>],
-        )
-        .execute(connection)
-        .await?;
-    }
-    Ok(())
-}
-
-/// A try that went on after a sleep and has now ended leaves nothing to resume.
-async fn forget_resumes<'a>(
-    connection: &mut PgConnection,
-    accepted: impl Iterator<Item = (&'a Ended, &'a Next)>,
-) -> Result<(), Error> {
-    let over: Vec<i64> = accepted
-        .filter(|(ended, next)| {
-            ended.execution.continues
-                && match next.state {
-                    TaskState::Queued => false,
-                    TaskState::Sleeping => next.resume.is_none(),
-                    TaskState::Waiting
-                    | TaskState::Running
-                    | TaskState::Success
-                    | TaskState::Failed
-                    | TaskState::Skipped
-                    | TaskState::UpstreamFailed
-                    | TaskState::Cancelled => true,
-                }
-        })
-        .map(|(ended, _)| ended.execution.instance_id.0)
-        .collect();
-    if !over.is_empty() {
-        sqlx::query_file!("src/store/queries/delete_resumes.sql", &over)
-            .execute(connection)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn requeue<'a>(
-    connection: &mut PgConnection,
-    accepted: impl Iterator<Item = (&'a Ended, &'a Next)>,
-    step: &mut Step,
-) -> Result<(), Error> {
-    let again: Vec<&Execution> = accepted
-        .filter(|(_, next)| next.state == TaskState::Queued)
-        .map(|(ended, _)| &ended.execution)
-        .collect();
-    if again.is_empty() {
-        return Ok(());
-    }
-    step.made_ready += again.len();
-    let instances: Vec<i64> = again
-        .iter()
-        .map(|execution| execution.instance_id.0)
-        .collect();
-    let runs: Vec<i64> = again.iter().map(|execution| execution.run_id.0).collect();
-    let versions: Vec<i64> = again
-        .iter()
-        .map(|execution| execution.version_id.0)
-        .collect();
-    let ordinals: Vec<i32> = again.iter().map(|execution| execution.ordinal).collect();
-    sqlx::query_file!(
-        "src/store/queries/insert_ready.sql",
-        &instances,
-        &runs,
-        &versions,
-        &ordinals
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn count_outcomes(
-    connection: &mut PgConnection,
-    finals: &[Final],
-) -> Result<Vec<Counters>, Error> {
-    let (runs, versions, ordinals, states) = columns(finals);
-    Ok(sqlx::query_file_as!(
-        Counters,
-        "src/store/queries/count_outcomes.sql",
-        &runs,
-        &versions,
-        &ordinals,
-        &states as &[TaskState]
-    )
-    .fetch_all(connection)
-    .await?)
-}
-
-async fn write_promotions(connection: &mut PgConnection, promoted: &[Final]) -> Result<(), Error> {
-    if promoted.is_empty() {
-        return Ok(());
-    }
-    let (runs, versions, ordinals, states) = columns(promoted);
-    sqlx::query_file!(
-        "src/store/queries/promote_instances.sql",
-        &runs,
-        &versions,
-        &ordinals,
-        &states as &[TaskState]
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-fn columns(rows: &[Final]) -> (Vec<i64>, Vec<i64>, Vec<i32>, Vec<TaskState>) {
-    (
-        rows.iter().map(|row| row.run_id.0).collect(),
-        rows.iter().map(|row| row.version_id.0).collect(),
-        rows.iter().map(|row| row.ordinal).collect(),
-        rows.iter().map(|row| row.state).collect(),
-    )
 }

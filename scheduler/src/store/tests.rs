@@ -1,11 +1,15 @@
 //! The store against a real Postgres.
 
 mod calls;
+mod check;
 mod model;
 mod plans;
 mod published_bugs;
+mod retain;
 
-use std::time::Duration;
+pub(crate) use check::mend_open_runs;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::TimeDelta;
 use pinwheel_tasks::{CursorMove, Durable, DurableError, Failure};
@@ -18,18 +22,22 @@ use crate::{
     testing::{dag, fresh_store, publish, run_state, states, trigger},
 };
 
+mod pools;
+mod workers;
+
 const DAY: TimeDelta = TimeDelta::days(1);
 
 fn queues() -> Vec<String> {
     vec!["default".to_owned()]
 }
 
-async fn register(store: &Store, name: &str) -> WorkerId {
+pub(crate) async fn register(store: &Store, name: &str) -> WorkerId {
     let queues = queues();
     let who = Heartbeat {
         name,
         version: "test",
         queues: &queues,
+        labels: &BTreeMap::new(),
         slots: 8,
         schedules: false,
         lease: Duration::from_secs(600),
@@ -37,7 +45,7 @@ async fn register(store: &Store, name: &str) -> WorkerId {
     store.register(who).await.unwrap()
 }
 
-async fn claim(store: &Store, worker_id: WorkerId, slots: usize) -> Vec<Claimed> {
+pub(crate) async fn claim(store: &Store, worker_id: WorkerId, slots: usize) -> Vec<Claimed> {
     store
         .claim(Appetite {
             worker_id,
@@ -46,18 +54,20 @@ async fn claim(store: &Store, worker_id: WorkerId, slots: usize) -> Vec<Claimed>
         })
         .await
         .unwrap()
+        .claimed
 }
 
-fn ended(claimed: Claimed, ending: Ending) -> Ended {
+pub(crate) fn ended(claimed: Claimed, ending: Ending) -> Ended {
     Ended {
         execution: claimed.execution,
         ending,
         lines: Vec::new(),
         rendered: None,
+        span: None,
     }
 }
 
-fn success() -> Ending {
+pub(crate) fn success() -> Ending {
     Ending::Success { output: json!({}) }
 }
 
@@ -69,7 +79,7 @@ async fn sql(store: &Store, statement: String) -> u64 {
         .rows_affected()
 }
 
-async fn number(store: &Store, query: &'static str) -> i64 {
+pub(crate) async fn number(store: &Store, query: &'static str) -> i64 {
     sqlx::query_scalar(query)
         .fetch_one(&store.people)
         .await
@@ -93,7 +103,7 @@ pub(crate) async fn limit_pool(store: &Store, pool: &str, slots: i32) {
         format!("update pool set slots = {slots} where pool = '{pool}'"),
     )
     .await;
-    store.note_pools_have_limits(true);
+    store.note(Seen::LimitedPools, true);
 }
 
 /// Lets every lease be over.
@@ -120,7 +130,7 @@ pub(crate) async fn cut_connections(url: &str) -> usize {
 }
 
 /// What must hold between any two transactions.
-async fn check_invariants(store: &Store) {
+pub(crate) async fn check_invariants(store: &Store) {
     let wrong_counters = number(
         store,
         "select count(*) from task_instance d join run r using (run_id) cross join lateral (
@@ -191,7 +201,7 @@ async fn a_chain_runs_through_without_a_scheduler() {
             Effects::default(),
             "nothing is left for others"
         );
-        claimed = settled.claimed;
+        claimed = settled.taken.claimed;
     }
     assert_eq!(run_state(&store, run).await, RunState::Success);
     check_invariants(&store).await;
@@ -306,7 +316,7 @@ async fn a_settle_whose_answer_was_lost_is_not_refused_the_second_time() {
         slots: 1,
     };
     let lost_answer = store.settle_and_claim(&batch, appetite).await.unwrap();
-    assert_eq!(lost_answer.claimed.len(), 1);
+    assert_eq!(lost_answer.taken.claimed.len(), 1);
     let again = store.settle(&batch).await.unwrap();
     assert!(again.refused.is_empty());
     let held = store.held_by(worker).await.unwrap();
@@ -317,7 +327,7 @@ async fn a_settle_whose_answer_was_lost_is_not_refused_the_second_time() {
     );
     assert_eq!(
         held[0].execution.instance_id,
-        lost_answer.claimed[0].execution.instance_id
+        lost_answer.taken.claimed[0].execution.instance_id
     );
     check_invariants(&store).await;
 }
@@ -663,9 +673,16 @@ async fn publishing_is_idempotent_and_an_edited_schedule_never_fires_for_the_pas
     let runs = number(&store, "select count(*) from run").await;
     assert_eq!(runs, 3);
     let later = store
-        .publish_at("hourly.toml", "two", &hourly("30 * * * *"), shift)
+        .publish_all(
+            &[ToPublish {
+                file: "hourly.toml",
+                source: "two",
+                dag: &Arc::new(hourly("30 * * * *")),
+            }],
+            shift,
+        )
         .await
-        .unwrap();
+        .unwrap()[0];
     assert!(matches!(later, Published::NewVersion(version) if version != first));
     store.schedule_due(shift).await.unwrap();
     assert_eq!(
@@ -793,40 +810,6 @@ async fn a_result_that_holds_a_nul_is_stored_all_the_same() {
     assert_eq!(
         store.output(instance).await.unwrap(),
         Some(json!({ "text": "a\u{fffd}b" }))
-    );
-}
-
-#[tokio::test]
-async fn what_may_be_claimed_can_be_rebuilt() {
-    let (store, _) = fresh_store().await;
-    let mut pair = dag("pair", &[("a", &[]), ("b", &[])]);
-    pair.tasks[0].retries = 1;
-    publish(&store, &pair).await;
-    trigger(&store, &pair).await;
-    trigger(&store, &pair).await;
-    let worker = register(&store, "one").await;
-    let first = claim(&store, worker, 1).await.pop().unwrap();
-    let running = first.execution.instance_id;
-    let second = claim(&store, worker, 1).await.pop().unwrap();
-    let sleeping = ended(second, sleep(0));
-    store.settle(&[sleeping]).await.unwrap();
-    sql(&store, "delete from ready; delete from sleeper;".to_owned()).await;
-    sql(&store, format!("insert into ready (instance_id, run_id, pool, queue, priority, slots) values ({running}, 1, 'default', 'default', 0, 1)")).await;
-    let rebuilt = store.rebuild_ready().await.unwrap();
-    assert_eq!(
-        rebuilt,
-        Rebuilt {
-            removed: 1,
-            added: 3
-        }
-    );
-    check_invariants(&store).await;
-    assert_eq!(
-        store.rebuild_ready().await.unwrap(),
-        Rebuilt {
-            removed: 0,
-            added: 0
-        }
     );
 }
 

@@ -1,40 +1,62 @@
 //! `shell`: runs a program, or a script with `/bin/sh -eu`.
 //!
 //! Values never reach a shell by string building: `command` is an argument list, a `script` is never templated and gets
-//! its values as environment. The process gets a group of its own, and nothing of that group outlives the try. It
-//! sees a scrubbed environment: nothing of the worker's own secrets.
+//! its values as environment. The process gets a group of its own, and nothing of that group outlives the try; with a
+//! [`Warden`] it does not outlive the worker or its lease either. It sees a scrubbed environment: nothing of the worker's
+//! own secrets.
 
 mod output;
 mod process;
+mod scratch;
 
+#[cfg(test)]
+mod rate;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use scratch::Scratches;
 use serde_json::{Map, Value};
 
 use crate::{
-    Context, Failure, Field, FieldType, Kind, Outcome, Outputs, Presence, Problem, duration,
+    Context, Failure, Field, FieldType, Kind, Outcome, Outputs, Presence, Problem, Warden, duration,
 };
 
 /// The kind `shell`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Shell {
     /// How long output is awaited from processes that the task left behind.
     drain: Duration,
+    /// Who ends the processes when this process cannot.
+    warden: Option<Warden>,
+    scratches: Scratches,
 }
 
 impl Default for Shell {
     fn default() -> Self {
         Self {
             drain: Duration::from_secs(2),
+            warden: None,
+            scratches: Scratches::default(),
+        }
+    }
+}
+
+impl Shell {
+    /// One whose processes end with this process, however it ends, and with its lease.
+    pub fn guarded_by(warden: Warden) -> Self {
+        Self {
+            warden: Some(warden),
+            ..Self::default()
         }
     }
 }
 
 const KILL_AFTER: Duration = Duration::from_secs(10);
+/// Where a worker without a PATH finds programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What to run, after rendering.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +68,21 @@ struct Job {
     kill_after: Duration,
     /// What messages call it.
     called: String,
+}
+
+impl Job {
+    /// Where its program is looked for.
+    fn path(&self) -> OsString {
+        let given = self
+            .environment
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "PATH");
+        match given {
+            Some((_, path)) => path.into(),
+            None => std::env::var_os("PATH").unwrap_or_else(|| PATH.into()),
+        }
+    }
 }
 
 #[async_trait]
@@ -185,7 +222,7 @@ impl Kind for Shell {
                 None => failure,
             });
         }
-        process::run(context, job(&with)?, self.drain).await
+        process::run(context, job(&with)?, self).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a process says: its two streams line by line into the log, and the output file that it may write.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -143,11 +143,11 @@ fn is_continuation(byte: u8) -> bool {
 }
 
 /// Reads the output file. A process that wrote none has an empty output.
-pub(super) async fn read(file: &Path) -> Result<Value, Failure> {
+pub(super) fn read(file: &Path) -> Result<Value, Failure> {
     let hint =
         "write one JSON object such as {\"rows\": 3} to the file that `PINWHEEL_OUTPUT` names";
     let refuse = |message: String| Failure::permanent(message).with_hint(hint);
-    let metadata = match tokio::fs::symlink_metadata(file).await {
+    let metadata = match fs::symlink_metadata(file) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Value::Object(Map::new()));
@@ -168,8 +168,7 @@ pub(super) async fn read(file: &Path) -> Result<Value, Failure> {
         ))
         .with_hint("write large results to a file or an object, and its address to the output"));
     }
-    let bytes = tokio::fs::read(file)
-        .await
+    let bytes = fs::read(file)
         .map_err(|error| Failure::retryable(format!("the output cannot be read: {error}")))?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Object(Map::new()));

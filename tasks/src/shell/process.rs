@@ -1,8 +1,9 @@
 //! The process of a try: how it starts, how it is told to stop, and what its end means.
 
 use std::{
-    io,
-    os::unix::process::ExitStatusExt,
+    ffi::OsStr,
+    fs, io,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -10,7 +11,8 @@ use std::{
 
 use chrono::SecondsFormat;
 use nix::{
-    sys::signal::{Signal, killpg},
+    errno::Errno,
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::{
@@ -20,27 +22,50 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Job,
+    Job, Shell,
     output::{self, Left, Streamed},
+    scratch::Scratch,
 };
-use crate::{Context, Failure, FailureClass, LogStream, Outcome};
+use crate::{
+    Context, Failure, FailureClass, LogStream, Outcome,
+    warden::{self, Ward},
+};
 
-/// What of the worker's own environment a process gets to see.
-const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What of the worker's own environment a process gets to see, besides its PATH.
+const INHERITED: [&str; 4] = ["HOME", "LANG", "TZ", "TMPDIR"];
 /// Longer last words are cut in messages; the log has them in full.
 const LAST_WORDS_CHARACTERS: usize = 300;
 
 /// Runs one process to its end.
-pub(super) async fn run(context: &Context, job: Job, drain: Duration) -> Result<Outcome, Failure> {
-    let scratch = Scratch::new(context).await?;
+pub(super) async fn run(context: &Context, job: Job, shell: &Shell) -> Result<Outcome, Failure> {
     if let Some(directory) = &job.directory {
         check_directory(directory).await?;
     }
-    let mut child = command(context, &job, &scratch)
-        .spawn()
-        .map_err(|error| not_started(&job, &error))?;
-    let mut group = Group::of(&child);
+    let mut scratch = shell.scratches.take(&context.instance.params)?;
+    let ended = run_in(context, &job, shell, &mut scratch).await;
+    scratch.clear().await;
+    ended
+}
+
+async fn run_in(
+    context: &Context,
+    job: &Job,
+    shell: &Shell,
+    scratch: &mut Scratch,
+) -> Result<Outcome, Failure> {
+    let drain = shell.drain;
+    // Announced before it starts: from then on it cannot escape the end of this worker.
+    let ward = shell.warden.as_ref().map(|warden| warden.begin());
+    let mut child = match spawn(context, job, scratch, ward.as_ref()) {
+        Ok(child) => child,
+        Err(error) => {
+            if let Some(ward) = ward {
+                ward.end();
+            }
+            return Err(not_started(job, &error));
+        }
+    };
+    let mut group = Group::of(&child, ward);
     let exited = CancellationToken::new();
     let mut streams = JoinSet::new();
     if let Some(stdout) = child.stdout.take() {
@@ -57,17 +82,21 @@ pub(super) async fn run(context: &Context, job: Job, drain: Duration) -> Result<
     let ended = tokio::select! {
         biased;
         () = context.cancel.cancelled() => {
-            stop(context, &job, &mut child, &mut group).await;
+            stop(context, job, &mut child, &mut group).await;
             Err(Failure { class: FailureClass::Cancelled, ..Failure::permanent(format!("{} was stopped", job.called)) })
         }
-        status = child.wait() => Ok(status),
+        status = child.wait() => {
+            group.manner = Manner::ByItself;
+            group.leader_is_buried();
+            Ok(status)
+        }
     };
     // What the task has left running may still be passing on its last words; after that it ends with the task.
     let mut last_words = Finished::default();
     let still_open = tokio::time::timeout(drain, finish(&mut streams, &mut last_words))
         .await
         .is_err();
-    group.kill();
+    group.end();
     exited.cancel();
     if still_open {
         tokio::select! {
@@ -78,6 +107,7 @@ pub(super) async fn run(context: &Context, job: Job, drain: Duration) -> Result<
         }
     }
     if last_words.left == Some(Left::Open) {
+        scratch.is_held();
         context
             .log
             .say("a process that it left behind keeps its output open; no longer reading it")
@@ -88,10 +118,10 @@ pub(super) async fn run(context: &Context, job: Job, drain: Duration) -> Result<
     })?;
     if status.success() {
         return Ok(Outcome::Success {
-            output: output::read(&scratch.output()).await?,
+            output: output::read(scratch.output())?,
         });
     }
-    Err(failure(&job, status, last_words.last_line))
+    Err(failure(job, status, last_words.last_line))
 }
 
 #[derive(Default)]
@@ -115,13 +145,58 @@ async fn finish(streams: &mut JoinSet<(LogStream, Streamed)>, finished: &mut Fin
     }
 }
 
-fn command(context: &Context, job: &Job, scratch: &Scratch) -> Command {
+fn spawn(
+    context: &Context,
+    job: &Job,
+    scratch: &Scratch,
+    ward: Option<&Ward>,
+) -> io::Result<Child> {
+    let path = job.path();
+    if let Some(program) = find(&job.program, &path) {
+        let mut command = command(program.as_os_str(), context, job, scratch, &path, ward);
+        if let Ok(child) = command.arg0(&job.program).spawn() {
+            return Ok(child);
+        }
+        // The usual way finds out what to say about it, or knows better, such as with a script without its first line.
+    }
+    command(OsStr::new(&job.program), context, job, scratch, &path, ward).spawn()
+}
+
+/// Where the program is that PATH names. The standard library starts a path by `posix_spawn`, but a name that is to be
+/// looked for in another PATH than our own by `fork`, which first copies the page tables of the whole worker and then has
+/// both sides fault on every page they touch.
+fn find(program: &str, path: &OsStr) -> Option<PathBuf> {
+    if program.contains('/') {
+        return None;
+    }
+    for folder in std::env::split_paths(path) {
+        // It would mean the directory that the process is to start in.
+        if !folder.is_absolute() {
+            return None;
+        }
+        let candidate = folder.join(program);
+        if fs::metadata(&candidate)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+        {
+            return Some(candidate);
+        }
+    }
+    None
+}
+
+fn command(
+    program: &OsStr,
+    context: &Context,
+    job: &Job,
+    scratch: &Scratch,
+    path: &OsStr,
+    ward: Option<&Ward>,
+) -> Command {
     let instance = &context.instance;
-    let mut command = Command::new(&job.program);
+    let mut command = Command::new(program);
     command
         .args(&job.arguments)
         .env_clear()
-        .env("PATH", PATH)
         .envs(
             INHERITED
                 .iter()
@@ -134,7 +209,8 @@ fn command(context: &Context, job: &Job, scratch: &Scratch) -> Command {
         .env("PINWHEEL_PARAMS", scratch.params())
         .env("PINWHEEL_OUTPUT", scratch.output())
         .envs(job.environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(job.directory.as_deref().unwrap_or(&scratch.directory))
+        .env("PATH", path)
+        .current_dir(job.directory.as_deref().unwrap_or(scratch.directory()))
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -146,6 +222,9 @@ fn command(context: &Context, job: &Job, scratch: &Scratch) -> Command {
         ("PINWHEEL_DATA_INTERVAL_END", instance.data_interval_end),
     ] {
         command.env(name, instant.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+    }
+    if let Some(ward) = ward {
+        command.env(warden::MARK, ward.mark());
     }
     command
 }
@@ -187,9 +266,11 @@ async fn stop(context: &Context, job: &Job, child: &mut Child, group: &mut Group
         .await
         .is_ok()
     {
+        group.leader_is_buried();
         return;
     }
-    group.kill();
+    // Before the leader is buried: until then the number is the group's own.
+    group.end();
     let _gone = child.wait().await;
     let after = crate::duration::text(job.kill_after);
     let words = format!(
@@ -246,23 +327,60 @@ fn shorten(words: &str) -> String {
 
 /// The process group of a try. Whatever is left of it is killed when this is dropped, so nothing survives a try that was
 /// given up.
+///
+/// The kernel gives the number to nobody else while the leader is not buried or somebody is in the group.
 struct Group {
     leader: Option<Pid>,
+    is_leader_buried: bool,
+    ward: Option<Ward>,
+    manner: Manner,
+}
+
+/// How a try comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// What it has left behind on purpose, in a session of its own, may stay.
+    ByItself,
+    /// Nothing of it may go on, wherever it is.
+    GivenUp,
 }
 
 impl Group {
-    fn of(child: &Child) -> Self {
+    fn of(child: &Child, ward: Option<Ward>) -> Self {
         let leader = child
             .id()
             .and_then(|id| i32::try_from(id).ok())
             .map(Pid::from_raw);
-        Self { leader }
+        if let (Some(ward), Some(leader)) = (&ward, leader) {
+            ward.leads(leader);
+        }
+        Self {
+            leader,
+            is_leader_buried: false,
+            ward,
+            manner: Manner::GivenUp,
+        }
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(leader) = self.leader {
-            // An error only says that nobody is left to hear it.
-            let _nobody_left = killpg(leader, signal);
+        let Some(leader) = self.leader else { return };
+        // Somebody bears the number of the buried: the last of the group went by itself meanwhile, and numbers have come
+        // round.
+        if self.is_leader_buried && kill(leader, None) != Err(Errno::ESRCH) {
+            return;
+        }
+        // An error only says that nobody is left to hear it.
+        let _nobody_left = killpg(leader, signal);
+    }
+
+    /// Lets go of the number at once when nobody is left in the group, as with nearly every task.
+    fn leader_is_buried(&mut self) {
+        self.is_leader_buried = true;
+        if let Some(leader) = self.leader
+            && killpg(leader, None) == Err(Errno::ESRCH)
+        {
+            self.leader = None;
+            self.end();
         }
     }
 
@@ -271,54 +389,21 @@ impl Group {
         self.signal(Signal::SIGKILL);
         self.leader = None;
     }
+
+    /// Nothing of the group is left after this.
+    fn end(&mut self) {
+        self.kill();
+        if let Some(ward) = self.ward.take() {
+            match self.manner {
+                Manner::ByItself => ward.end(),
+                Manner::GivenUp => drop(ward),
+            }
+        }
+    }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// A directory of the try's own, readable by nobody else, gone when the try is.
-struct Scratch {
-    directory: PathBuf,
-}
-
-impl Scratch {
-    async fn new(context: &Context) -> Result<Self, Failure> {
-        let directory =
-            std::env::temp_dir().join(format!("pinwheel-{}", uuid::Uuid::new_v4().simple()));
-        let refuse = |error: io::Error| {
-            Failure::retryable(format!("a temporary directory could not be made: {error}"))
-                .with_hint(
-                    "check the free space and the permissions of the worker's temporary directory",
-                )
-        };
-        tokio::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .await
-            .map_err(refuse)?;
-        let scratch = Self { directory };
-        let params = serde_json::Value::Object(context.instance.params.clone()).to_string();
-        tokio::fs::write(scratch.params(), params)
-            .await
-            .map_err(refuse)?;
-        Ok(scratch)
-    }
-
-    fn params(&self) -> PathBuf {
-        self.directory.join("params.json")
-    }
-
-    fn output(&self) -> PathBuf {
-        self.directory.join("output.json")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A few small files; what cannot be removed is left to the system's own clean-up.
-        let _left_behind = std::fs::remove_dir_all(&self.directory);
+        self.end();
     }
 }

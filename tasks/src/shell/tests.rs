@@ -1,7 +1,7 @@
 //! Real processes. Nothing waits by the clock: a process says that it is ready by a line of its log, and holds on by
 //! reading from a FIFO that nobody writes to.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     CursorMove, CursorPosition, Durable, DurableError, FailureClass, Instance, Log, LogStream,
+    warden,
 };
 
 type Lines = mpsc::Receiver<(DateTime<Utc>, LogStream, String)>;
@@ -363,6 +364,7 @@ async fn what_is_left_in_the_background_ends_with_the_task() {
     let with = table(json!({"script": script, "cwd": folder.path().to_str()}));
     let shell = Shell {
         drain: Duration::from_millis(100),
+        ..Shell::default()
     };
     assert_eq!(shell.run(&context, with).await, Ok(Outcome::success()));
     let child = wait_for(&mut lines, "child").await;
@@ -380,6 +382,7 @@ async fn a_process_that_left_its_group_does_not_hold_the_task() {
     let with = table(json!({"script": script, "cwd": folder.path().to_str()}));
     let shell = Shell {
         drain: Duration::from_millis(200),
+        ..Shell::default()
     };
     assert_eq!(shell.run(&context, with).await, Ok(Outcome::success()));
     wait_for(
@@ -402,6 +405,112 @@ async fn giving_up_a_try_kills_its_process() {
     task.abort();
     assert!(task.await.expect_err("it was aborted").is_cancelled());
     is_gone(&leader).await;
+}
+
+/// The leader's number is not known before, so it is taken out.
+fn without_numbers(told: Vec<String>) -> Vec<String> {
+    let number = regex::Regex::new(" [0-9]+$").unwrap();
+    told.iter()
+        .map(|line| number.replace(line, " pid").into_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_warden_hears_of_a_try_before_it_starts_and_when_its_group_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let warden = warden::tests::scribe(folder.path());
+    let shell = Shell::guarded_by(warden.clone());
+    let (context, mut lines) = context(json!({}));
+    let with = table(json!({"script": "echo mark $PINWHEEL_WARDEN"}));
+    let told = warden.begin();
+    let (name, _) = told
+        .mark()
+        .rsplit_once('-')
+        .map(|(name, number)| (name.to_owned(), number.to_owned()))
+        .expect("a name and a number");
+    told.end();
+    assert_eq!(shell.run(&context, with).await, Ok(Outcome::success()));
+    assert_eq!(wait_for(&mut lines, "mark").await, format!("{name}-1"));
+    let missing = table(json!({"command": ["no-such-program-here"]}));
+    assert!(shell.run(&context, missing).await.is_err());
+    drop(shell);
+    assert_eq!(
+        without_numbers(warden::tests::told(warden, folder.path())),
+        ["+0", "+0", "-0", "+1", "@1 pid", "-1", "+2", "-2"]
+    );
+}
+
+#[tokio::test]
+async fn a_try_that_is_cancelled_or_dropped_is_given_up_to_the_warden() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let warden = warden::tests::scribe(folder.path());
+    let shell = Shell::guarded_by(warden.clone());
+    let script = "mkfifo gate; echo ready; read x < gate";
+    for end in [Cancelled::ByToken, Cancelled::ByDrop] {
+        let (context, mut lines) = context(json!({}));
+        let cancel = context.cancel.clone();
+        let shell = shell.clone();
+        let with = table(json!({"script": script}));
+        let task = tokio::spawn(async move { shell.run(&context, with).await });
+        wait_for(&mut lines, "ready").await;
+        match end {
+            Cancelled::ByToken => cancel.cancel(),
+            Cancelled::ByDrop => task.abort(),
+        }
+        let _cancelled = task.await;
+    }
+    drop(shell);
+    assert_eq!(
+        without_numbers(warden::tests::told(warden, folder.path())),
+        ["+0", "+0", "@0 pid", "!0", "+1", "@1 pid", "!1"]
+    );
+}
+
+enum Cancelled {
+    ByToken,
+    ByDrop,
+}
+
+#[tokio::test]
+async fn a_program_that_path_names_is_called_by_its_name_and_may_lack_its_first_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, mode: u32, text: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, text).expect("the folder can be written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("it is ours");
+    };
+    write("shown", 0o755, "#!/bin/sh\necho shown\n");
+    write("bare", 0o755, "echo bare $1\n");
+    write("text", 0o644, "no program");
+    let path = format!(
+        "relative:/no/such:{}:/bin:/usr/bin",
+        folder.path().display()
+    );
+    for (path, command, said_line) in [
+        (
+            path.trim_start_matches("relative:"),
+            json!(["shown"]),
+            "shown",
+        ),
+        (path.as_str(), json!(["shown"]), "shown"),
+        (
+            path.trim_start_matches("relative:"),
+            json!(["bare", "x"]),
+            "bare x",
+        ),
+    ] {
+        let (result, lines) = run(json!({"command": command, "env": {"PATH": path}})).await;
+        assert_eq!(result, Ok(Outcome::success()), "{command} in {path}");
+        assert_eq!(lines, said(LogStream::Stdout, &[said_line]));
+    }
+    let (result, lines) = run(json!({"command": ["sh", "-c", "echo $0"]})).await;
+    assert_eq!(result, Ok(Outcome::success()));
+    assert_eq!(lines, said(LogStream::Stdout, &["sh"]));
+    let failure = run(json!({"command": ["text"], "env": {"PATH": path}}))
+        .await
+        .0
+        .expect_err("it may not be executed");
+    assert_eq!(failure.message, "the program `text` may not be executed");
 }
 
 #[test]

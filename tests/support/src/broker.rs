@@ -3,13 +3,14 @@
 use std::{
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use crate::child;
 
 /// A running broker. It is killed when the value is dropped, and when the test process ends.
 #[derive(Debug)]
@@ -65,7 +66,6 @@ impl Drop for Broker {
     }
 }
 
-/// The death signal is bound to the thread that starts the child, so that thread stays for good.
 fn start(port: u16, file: PathBuf) -> Child {
     let tools = std::env::var_os("PINWHEEL_TOOLS_DIR").map_or_else(
         || {
@@ -82,23 +82,13 @@ fn start(port: u16, file: PathBuf) -> Child {
         "{} is not built; run `make set-up`",
         program.display()
     );
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
-            .arg(format!("127.0.0.1:{port}"))
-            .arg(file)
-            .arg("test")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("setpriv is part of util-linux");
-        sender.send(child).expect("the starter waits");
-        loop {
-            thread::park();
-        }
-    });
-    receiver.recv().expect("the thread sends the child")
+    let mut command = child::ending_with_us("KILL", program);
+    command
+        .arg(format!("127.0.0.1:{port}"))
+        .arg(file)
+        .arg("test")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    child::spawn(command).expect("setpriv is part of util-linux")
 }

@@ -1,8 +1,10 @@
 //! What tests of several crates share: services of a test's own.
 
 pub mod broker;
+pub mod child;
 pub mod durable;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod proxy;
 #[cfg(feature = "s3")]
 pub mod s3;

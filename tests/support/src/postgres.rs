@@ -1,33 +1,38 @@
-//! A private Postgres for tests: one per test process, a fresh database for every test, all gone with the process.
+//! A private Postgres for tests: one per test process, a fresh database for every test, all gone with the process; and
+//! one of a test's own that may be killed and started again.
 
 use std::{
     fs,
     net::TcpListener,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
+
+use crate::child;
 
 const PREFIX: &str = "pinwheel-postgres-";
 
 /// A running Postgres with its data in a temporary directory.
 #[derive(Debug)]
 pub struct Postgres {
-    port: u16,
+    server: Server,
     databases: AtomicU32,
     template: OnceCell<()>,
-    _directory: TempDir,
 }
 
 impl Postgres {
@@ -93,16 +98,107 @@ impl Postgres {
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        self.server.url(database)
     }
 
     fn start() -> Self {
+        let mut server = Server::new(&["fsync=off", "full_page_writes=off"]);
+        server.start();
+        Self {
+            server,
+            databases: AtomicU32::new(0),
+            template: OnceCell::new(),
+        }
+    }
+}
+
+/// A Postgres of one test's own that may be killed and started again, on the same port and data. What it has committed
+/// is on disk. It ends when the value is dropped.
+#[derive(Debug)]
+pub struct Mortal {
+    server: Server,
+}
+
+/// How a [`Mortal`] Postgres dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// It is told to stop at once and cleans up nothing: SIGQUIT, its immediate shutdown.
+    Immediate,
+    /// Its first process is killed; the others notice and end.
+    Killed,
+}
+
+impl Mortal {
+    /// Starts one and waits until it takes connections.
+    ///
+    /// # Panics
+    /// Postgres is not installed or does not start.
+    pub fn start() -> Self {
+        let mut server = Server::new(&["fsync=on"]);
+        server.start();
+        Self { server }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.server.port).into()
+    }
+
+    /// The URL of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        self.server.url(database)
+    }
+
+    /// Kills it and says how its first process ended.
+    ///
+    /// # Panics
+    /// It is dead already.
+    pub fn kill(&mut self, death: Death) -> ExitStatus {
+        let mut child = self.server.child.take().expect("it lives");
+        match death {
+            Death::Killed => child.kill().expect("a child of ours"),
+            Death::Immediate => quit(&child),
+        }
+        child.wait().expect("a child of ours")
+    }
+
+    /// Starts it again after [`Mortal::kill`] and waits until it takes connections.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_again(&mut self) {
+        self.server.start();
+    }
+
+    /// The last lines of its own log.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+}
+
+fn quit(child: &Child) {
+    let pid = i32::try_from(child.id()).expect("process ids are small");
+    kill(Pid::from_raw(pid), Signal::SIGQUIT).expect("a child of ours that nobody awaited");
+}
+
+/// A data directory, and the process that serves it.
+#[derive(Debug)]
+struct Server {
+    account: Account,
+    directory: TempDir,
+    port: u16,
+    settings: &'static [&'static str],
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Makes a data directory and chooses a port.
+    fn new(settings: &'static [&'static str]) -> Self {
         remove_leftovers();
         let directory = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir()
             .expect("there is room in /tmp");
-        let data = directory.path().join("data");
         let account = Account::for_postgres();
         account.give(directory.path());
         let mut initdb = account.command(&binary("initdb"));
@@ -114,7 +210,10 @@ impl Postgres {
             "--no-sync",
             "-D",
         ]);
-        let output = initdb.arg(&data).output().expect("initdb can be started");
+        let output = initdb
+            .arg(directory.path().join("data"))
+            .output()
+            .expect("initdb can be started");
         assert!(
             output.status.success(),
             "initdb: {}",
@@ -124,45 +223,86 @@ impl Postgres {
             .and_then(|listener| listener.local_addr())
             .expect("a loopback port is free")
             .port();
-        let log =
-            fs::File::create(directory.path().join("log")).expect("the directory is writable");
-        let mut postgres = account.command(&binary("postgres"));
-        postgres
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(directory.path())
-            .args(["-h", "127.0.0.1", "-p", &port.to_string()])
-            .args([
-                "-c",
-                "fsync=off",
-                "-c",
-                "full_page_writes=off",
-                "-c",
-                "max_connections=300",
-            ])
-            .args(["-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=5s"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        keep(postgres);
+        Self {
+            account,
+            directory,
+            port,
+            settings,
+            child: None,
+        }
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read(self.directory.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Starts it and waits until it takes connections. The processes of one that was killed hold its shared memory for a
+    /// moment longer; until they are gone the next one ends by itself, and another is started.
+    fn start(&mut self) {
         let started = Instant::now();
-        // The last line of the pid file says `ready` once connections are accepted.
-        while !fs::read_to_string(data.join("postmaster.pid"))
-            .is_ok_and(|state| state.contains("ready"))
-        {
+        let mut child = self.spawn();
+        while !self.is_ready(&child) {
             assert!(
                 started.elapsed() < Duration::from_secs(30),
                 "Postgres did not start: {}",
-                fs::read_to_string(directory.path().join("log")).unwrap_or_default()
+                self.log()
             );
             thread::sleep(Duration::from_millis(5));
+            if child.try_wait().expect("a child of ours").is_some() {
+                child = self.spawn();
+            }
         }
-        Self {
-            port,
-            databases: AtomicU32::new(0),
-            template: OnceCell::new(),
-            _directory: directory,
+        self.child = Some(child);
+    }
+
+    fn spawn(&self) -> Child {
+        let directory = self.directory.path();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(directory.join("log"))
+            .expect("the directory is writable");
+        let mut postgres = self.account.command(&binary("postgres"));
+        postgres
+            .arg("-D")
+            .arg(directory.join("data"))
+            .arg("-k")
+            .arg(directory)
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        let common = [
+            "max_connections=300",
+            "shared_buffers=64MB",
+            "autovacuum_naptime=5s",
+        ];
+        for setting in self.settings.iter().chain(&common) {
+            postgres.args(["-c", setting]);
+        }
+        postgres
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        child::spawn(postgres).expect("Postgres can be started")
+    }
+
+    /// The first line of the pid file is the process, its last says `ready` once connections are accepted.
+    fn is_ready(&self, child: &Child) -> bool {
+        let file = self.directory.path().join("data/postmaster.pid");
+        fs::read_to_string(file).is_ok_and(|state| {
+            state.contains("ready") && state.lines().next() == Some(&child.id().to_string())
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            quit(&child);
+            let _ended = child.wait();
         }
     }
 }
@@ -187,26 +327,8 @@ fn remove_leftovers() {
     }
 }
 
-/// Starts the child from a thread that lives as long as the process: the signal that ends Postgres with its parent is
-/// tied to the thread that started it.
-fn keep(mut command: Command) {
-    let (started, wait) = mpsc::channel();
-    thread::spawn(move || {
-        let child: Result<Child, _> = command.spawn();
-        match child {
-            Ok(mut child) => {
-                started.send(Ok(())).expect("the caller waits");
-                let _ended = child.wait();
-            }
-            Err(error) => started.send(Err(error)).expect("the caller waits"),
-        }
-    });
-    wait.recv()
-        .expect("the thread answers")
-        .expect("Postgres can be started");
-}
-
 /// Who runs Postgres: it refuses to run as root.
+#[derive(Debug)]
 struct Account {
     ids: Option<(u32, u32)>,
 }

@@ -2,9 +2,11 @@
 
 pub(crate) mod dags;
 pub(crate) mod input;
+pub(crate) mod pools;
 pub(crate) mod runs;
 pub(crate) mod tasks;
 mod types;
+pub(crate) mod workers;
 
 use axum::{
     http::header,
@@ -29,11 +31,15 @@ const ACTOR: &str = "api";
         (name = "DAGs", description = "What can run"),
         (name = "Runs", description = "What runs and ran"),
         (name = "Tasks", description = "The tasks of a run"),
+        (name = "Pools", description = "How many tasks run at once"),
+        (name = "Workers", description = "What runs them"),
     ),
     paths(
         dags::list, dags::show, dags::trigger, dags::pause, dags::unpause,
         runs::list, runs::show, runs::cancel, runs::clear,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
+        pools::list, pools::show, pools::set, pools::delete,
+        workers::list, workers::show,
     ),
 )]
 struct Document;

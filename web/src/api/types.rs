@@ -1,11 +1,16 @@
 //! What the API answers. These shapes are a promise; the store's rows are not.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use pinwheel_scheduler::{
     model::{
         RunKind as ModelRunKind, RunState as ModelRunState, TaskState as ModelTaskState, TryOutcome,
     },
-    store::{DagRow, InstanceRow, LogRow, RunRow, TryRow},
+    store::{
+        DagRow, ExecutionRow, InstanceRow, LogRow, PoolRow, RunRow, TryRow,
+        UnservedQueue as UnservedRow, WorkerRow, WorkerState as StoreWorkerState,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -402,6 +407,207 @@ impl
         Self {
             run_id: run.0,
             tasks: cleared.tasks.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// A pool.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Pool {
+    #[schema(example = "cpu")]
+    pool: String,
+    /// Null is no limit.
+    slots: Option<i32>,
+    description: String,
+    /// How many slots its running tasks take; more than it has after it was made smaller.
+    used: i64,
+    /// How many tasks run in it.
+    running: i64,
+    /// How many tasks wait in it and could run.
+    ready: i64,
+    /// How many tasks of current DAG versions name it.
+    tasks: i64,
+    /// The DAGs of these tasks.
+    dags: Vec<String>,
+}
+
+impl From<PoolRow> for Pool {
+    fn from(row: PoolRow) -> Self {
+        Self {
+            pool: row.pool.to_string(),
+            slots: row.slots,
+            description: row.description,
+            used: row.used,
+            running: row.running,
+            ready: row.ready,
+            tasks: row.tasks,
+            dags: row.dags.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// All pools.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Pools {
+    pub(crate) pools: Vec<Pool>,
+}
+
+/// How a process of the engine does.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkerState {
+    /// It renews its lease.
+    Alive,
+    /// It was asked to stop and claims nothing more.
+    Stopping,
+    /// Its lease ended without a word: its tasks run elsewhere.
+    Lost,
+    /// It ended in good order.
+    Ended,
+}
+
+impl From<StoreWorkerState> for WorkerState {
+    fn from(state: StoreWorkerState) -> Self {
+        match state {
+            StoreWorkerState::Alive => Self::Alive,
+            StoreWorkerState::Stopping => Self::Stopping,
+            StoreWorkerState::Lost => Self::Lost,
+            StoreWorkerState::Ended => Self::Ended,
+        }
+    }
+}
+
+/// What a process of the engine does.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkerRole {
+    Scheduler,
+    Worker,
+}
+
+/// A process of the engine: a worker, a scheduler, or both.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Worker {
+    worker_id: i64,
+    #[schema(example = "host-1-4711")]
+    name: String,
+    version: String,
+    state: WorkerState,
+    roles: Vec<WorkerRole>,
+    /// The queues it serves.
+    queues: Vec<String>,
+    /// From its settings.
+    labels: BTreeMap<String, String>,
+    /// How many tasks it runs at once; 0 for a scheduler alone.
+    slots: i32,
+    /// How many it ran at its last heartbeat.
+    running: i32,
+    /// The load average of its machine over one minute; null where the system does not tell, as the next two.
+    load_average: Option<f32>,
+    /// Its resident memory.
+    memory_bytes: Option<i64>,
+    /// How many cores it has used since the heartbeat before.
+    cpu_cores: Option<f32>,
+    started_at: DateTime<Utc>,
+    /// Its last heartbeat.
+    seen_at: DateTime<Utc>,
+    /// When its lease ends unless it renews it.
+    lease_until: DateTime<Utc>,
+    /// When it was asked to stop.
+    stopping_at: Option<DateTime<Utc>>,
+    ended_at: Option<DateTime<Utc>>,
+}
+
+impl From<WorkerRow> for Worker {
+    fn from(row: WorkerRow) -> Self {
+        let mut roles = Vec::new();
+        if row.is_scheduler {
+            roles.push(WorkerRole::Scheduler);
+        }
+        if row.works() {
+            roles.push(WorkerRole::Worker);
+        }
+        Self {
+            worker_id: row.worker_id.0,
+            name: row.name,
+            version: row.version,
+            state: row.state.into(),
+            roles,
+            queues: row.queues,
+            labels: row.labels,
+            slots: row.slots,
+            running: row.running,
+            load_average: row.load.load_average,
+            memory_bytes: row.load.memory_bytes,
+            cpu_cores: row.load.cpu_cores,
+            started_at: row.started_at,
+            seen_at: row.seen_at,
+            lease_until: row.lease_until,
+            stopping_at: row.stopping_at,
+            ended_at: row.ended_at,
+        }
+    }
+}
+
+/// A queue in which tasks wait though no worker serves it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct UnservedQueue {
+    queue: String,
+    /// How many tasks wait.
+    ready: i64,
+}
+
+impl From<UnservedRow> for UnservedQueue {
+    fn from(row: UnservedRow) -> Self {
+        Self {
+            queue: row.queue,
+            ready: row.ready,
+        }
+    }
+}
+
+/// Processes of the engine, those that live first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Workers {
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) unserved_queues: Vec<UnservedQueue>,
+}
+
+/// A process of the engine with what it runs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WorkerDetail {
+    #[serde(flatten)]
+    pub(crate) worker: Worker,
+    /// Longest first.
+    pub(crate) executions: Vec<RunningTask>,
+}
+
+/// A task that runs now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunningTask {
+    dag_id: String,
+    run_id: i64,
+    task_id: String,
+    /// -1 for a task that is not mapped.
+    map_index: i32,
+    #[serde(rename = "try")]
+    try_number: i32,
+    started_at: Option<DateTime<Utc>>,
+    pool: String,
+    queue: String,
+}
+
+impl From<ExecutionRow> for RunningTask {
+    fn from(row: ExecutionRow) -> Self {
+        Self {
+            dag_id: row.dag_id.to_string(),
+            run_id: row.run_id.0,
+            task_id: row.task_id.to_string(),
+            map_index: row.map_index,
+            try_number: row.tries,
+            started_at: row.started_at,
+            pool: row.pool,
+            queue: row.queue,
         }
     }
 }

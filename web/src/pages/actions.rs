@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Who asks, as far as is known without authentication.
-const ACTOR: &str = "web";
+pub(super) const ACTOR: &str = "web";
 
 /// What a code in the address says. Words never come from the address itself.
 pub(crate) fn note(code: &str) -> Option<Note> {
@@ -35,6 +35,8 @@ pub(crate) fn note(code: &str) -> Option<Note> {
         "unpaused" => "Resumed: scheduled runs are made again.",
         "cancelled" => "Cancelled. Running tasks are being stopped.",
         "cleared" => "Cleared: the tasks run again.",
+        "pool_set" => "Set. What runs goes on; what is claimed next obeys it.",
+        "pool_deleted" => "Deleted.",
         _ => return None,
     };
     Some(Note { text })

@@ -9,7 +9,7 @@ use pinwheel_scheduler::store::FileErrorRow;
 
 use super::{
     Layout, regions_page,
-    view::{DagLine, RunLine, WorkerLine},
+    view::{DagLine, RunLine, Unserved, WorkerLine},
 };
 use crate::{
     WebState,
@@ -29,6 +29,7 @@ struct HomeRegion {
     recent: Vec<RunLine>,
     next: Vec<DagLine>,
     workers: Vec<WorkerLine>,
+    unserved: Vec<Unserved>,
     empty: bool,
 }
 
@@ -54,8 +55,9 @@ async fn regions(state: WebState) -> Result<Vec<Region>, Failure> {
             home.file_errors.len(),
             home.failed_runs.len(),
             home.workers.len(),
+            home.unserved.len(),
         ),
-        calm: troubles == 0 && !home.workers.is_empty(),
+        calm: troubles == 0 && !home.workers.is_empty() && home.unserved.is_empty(),
         failed: home.failed_runs.iter().map(RunLine::from).collect(),
         open: home.open_runs.iter().map(RunLine::from).collect(),
         empty: home.open_runs.is_empty() && home.recent_runs.is_empty(),
@@ -66,6 +68,7 @@ async fn regions(state: WebState) -> Result<Vec<Region>, Failure> {
             .map(|dag| DagLine::new(dag, None))
             .collect(),
         workers: home.workers.iter().map(WorkerLine::from).collect(),
+        unserved: home.unserved.iter().map(Unserved::from).collect(),
         file_errors: home.file_errors,
     };
     Ok(vec![Region {
@@ -74,7 +77,7 @@ async fn regions(state: WebState) -> Result<Vec<Region>, Failure> {
     }])
 }
 
-fn summary(files: usize, failed: usize, workers: usize) -> String {
+fn summary(files: usize, failed: usize, workers: usize, unserved: usize) -> String {
     let mut needs = Vec::new();
     if files > 0 {
         needs.push(count(files, "DAG file has errors", "DAG files have errors"));
@@ -88,6 +91,12 @@ fn summary(files: usize, failed: usize, workers: usize) -> String {
     }
     if workers == 0 {
         needs.push("no worker is running".to_owned());
+    } else if unserved > 0 {
+        needs.push(count(
+            unserved,
+            "queue has tasks and no worker",
+            "queues have tasks and no worker",
+        ));
     }
     if needs.is_empty() {
         "Nothing needs you.".to_owned()

@@ -4,6 +4,7 @@ pub(crate) mod actions;
 pub(crate) mod dag;
 pub(crate) mod dags;
 pub(crate) mod home;
+pub(crate) mod pools;
 pub(crate) mod reference;
 pub(crate) mod run;
 pub(crate) mod runs;
@@ -11,6 +12,7 @@ pub(crate) mod runs;
 mod samples;
 pub(crate) mod task;
 mod view;
+pub(crate) mod workers;
 
 use askama::Template;
 use axum::{

@@ -1,6 +1,8 @@
 //! Views that several pages share.
 
-use pinwheel_scheduler::store::{DagRow, InstanceRow, RunRow, RunSummary, WorkerRow};
+use pinwheel_scheduler::store::{
+    DagRow, InstanceRow, RunRow, RunSummary, UnservedQueue, WorkerRow,
+};
 
 use crate::format::{Badge, Elapsed, When, kind_word, run_badge};
 
@@ -116,6 +118,27 @@ impl From<&WorkerRow> for WorkerLine {
             running: worker.running,
             slots: worker.slots,
             started: When::relative(Some(worker.started_at)),
+        }
+    }
+}
+
+/// A queue that no worker serves, and what waits in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Unserved {
+    pub(crate) queue: String,
+    pub(crate) tasks: String,
+}
+
+impl From<&UnservedQueue> for Unserved {
+    fn from(row: &UnservedQueue) -> Self {
+        let verb = if row.ready == 1 {
+            "task waits"
+        } else {
+            "tasks wait"
+        };
+        Self {
+            queue: row.queue.clone(),
+            tasks: format!("{} {verb}", row.ready),
         }
     }
 }

@@ -1,8 +1,9 @@
 -- Reads what a worker holds, for one that lost the answer to a claim. Lock: none.
-select c.instance_id as "instance_id: InstanceId", c.run_id as "run_id: RunId", c.ordinal, c.epoch,
-    c.tries, c.tries_allowed, c.lost, r.dag_id as "dag_id: DagId",
-    r.version_id as "version_id: VersionId", r.logical_date, r.data_interval_start, r.data_interval_end,
-    p.params as "params?", s.resume as "resume?", 1::bigint as "lanes!"
+select c.instance_id as "instance_id?: InstanceId", c.run_id as "run_id?: RunId", c.ordinal as "ordinal?",
+    c.epoch as "epoch?", c.tries as "tries?", c.tries_allowed as "tries_allowed?", c.lost as "lost?",
+    r.dag_id as "dag_id?: DagId", r.version_id as "version_id?: VersionId", r.logical_date as "logical_date?",
+    r.data_interval_start as "data_interval_start?", r.data_interval_end as "data_interval_end?",
+    p.params as "params?", s.resume as "resume?", false as "several_lanes!", false as "closed_lanes!", false as "gated!"
 from run r
 join task_instance c on c.run_id = r.run_id and c.state = 'running' and c.worker_id = $1
 left join run_params p on p.run_id = c.run_id

@@ -9,5 +9,5 @@ with room as (
         order by r.run_id limit greatest(room.free, 0) for no key update skip locked) q
 )
 update run r set state = 'running', started_at = clock_timestamp()
-from chosen c where r.run_id = c.run_id and r.state = 'queued'
+from chosen c where r.run_id = c.run_id and r.started_at is null and r.finished_at is null
 returning r.run_id as "run_id: RunId", r.version_id as "version_id: VersionId", r.unfinished

@@ -1,6 +1,6 @@
 //! The calls of the store that these tests make, in one place.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Appetite, Ended, Error, Heartbeat};
 use crate::{
@@ -18,6 +18,7 @@ pub(super) async fn register(store: &Store, queues: &[&str]) -> WorkerId {
         slots: 8,
         schedules: false,
         lease: LEASE,
+        labels: &BTreeMap::new(),
     };
     store.register(who).await.unwrap()
 }
@@ -33,7 +34,7 @@ pub(super) async fn claim(
         queues: &owned(queues),
         slots,
     };
-    store.claim(appetite).await
+    Ok(store.claim(appetite).await?.claimed)
 }
 
 /// Settles, and claims in the same transaction.
@@ -50,13 +51,14 @@ pub(super) async fn settle_and_claim(
         slots,
     };
     let mut settled = store.settle_and_claim(batch, appetite).await?;
-    let claimed = std::mem::take(&mut settled.claimed);
+    let claimed = std::mem::take(&mut settled.taken.claimed);
     Ok((settled, claimed))
 }
 
 /// Makes what may be claimed and what wakes anew, from the task instances.
 pub(super) async fn rebuild(store: &Store) -> Result<(), Error> {
-    store.rebuild_ready().await.map(drop)
+    super::mend_open_runs(store).await;
+    Ok(())
 }
 
 fn owned(queues: &[&str]) -> Vec<String> {

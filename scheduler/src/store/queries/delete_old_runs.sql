@@ -1,0 +1,16 @@
+-- Removes old runs with their task instances and what only these refer to. Lock: the rows deleted; the runs are locked already.
+with instances as (
+    delete from task_instance where run_id = any($1::bigint[]) returning instance_id
+), outputs as (
+    delete from output where instance_id = any (array(select instance_id from instances)) returning instance_id
+), plans as (
+    delete from frozen where instance_id = any (array(select instance_id from instances)) returning instance_id
+), resumes as (
+    delete from resume where instance_id = any (array(select instance_id from instances))
+), params as (
+    delete from run_params where run_id = any($1::bigint[])
+), runs as (
+    delete from run where run_id = any($1::bigint[]) returning run_id
+)
+select (select count(*) from runs) as "runs!", (select count(*) from instances) as "task_instances!",
+    (select count(*) from outputs) as "outputs!", (select count(*) from plans) as "frozen!"
