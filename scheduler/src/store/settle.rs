@@ -387,6 +387,9 @@ impl Store {
         }
         let mut accepted = HashSet::new();
         let mut counters = Vec::new();
+        // What goes back to be claimed again may come before what is promoted here.
+        let goes_back = next.iter().any(|next| next.state == TaskState::Queued);
+        let appetite = if goes_back { Appetite::NONE } else { appetite };
         for group in self.without_edges(batch) {
             let rest = Appetite {
                 slots: appetite.slots.saturating_sub(step.started.len()),

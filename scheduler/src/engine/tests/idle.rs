@@ -57,10 +57,7 @@ async fn an_idle_engine_with_a_thousand_dags_asks_nothing_but_its_heartbeat() {
     let titles = HEARTBEAT.map(|statement| statement.lines().next().unwrap());
     let renewals = asked.iter().filter(|one| **one == titles[0]).count();
     assert!(renewals >= BEATS - 1, "{renewals} renewals: {asked:#?}");
-    let others: Vec<_> = asked
-        .iter()
-        .filter(|one| !titles.contains(one))
-        .collect();
+    let others: Vec<_> = asked.iter().filter(|one| !titles.contains(one)).collect();
     assert!(others.is_empty(), "in {BEATS} heartbeats: {others:#?}");
     finish(engine).await;
 }

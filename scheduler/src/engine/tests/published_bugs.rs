@@ -20,7 +20,14 @@ async fn every_tick_has_one_run_that_ends_whoever_was_away_when_it_came() {
     let mut targets = 0;
     for life in 1..=3 {
         let own = Store::connect(&url).await.unwrap();
-        let engine = start_with(&own, noop(), Roles::Both, options("one of them"), clock.clone()).await;
+        let engine = start_with(
+            &own,
+            noop(),
+            Roles::Both,
+            options("one of them"),
+            clock.clone(),
+        )
+        .await;
         for _ in 0..3 {
             targets += 1;
             clock.advance(TimeDelta::hours(1));
@@ -34,7 +41,14 @@ async fn every_tick_has_one_run_that_ends_whoever_was_away_when_it_came() {
         assert_eq!(met, targets - 2, "life {life}");
     }
     let own = Store::connect(&url).await.unwrap();
-    let engine = start_with(&own, noop(), Roles::Both, options("the last"), clock.clone()).await;
+    let engine = start_with(
+        &own,
+        noop(),
+        Roles::Both,
+        options("the last"),
+        clock.clone(),
+    )
+    .await;
     wait_for(&store, &hourly.id, engine.changes(), targets).await;
     let intervals: Vec<_> = runs(&store, &hourly.id)
         .await
@@ -69,20 +83,37 @@ async fn a_scheduler_that_is_started_again_starts_no_second_copy_of_what_runs() 
         }
     });
     let clock = || Arc::new(SystemClock::new());
-    let worker = start_with(&store, registry.clone(), Roles::Worker, options("worker"), clock()).await;
+    let worker = start_with(
+        &store,
+        registry.clone(),
+        Roles::Worker,
+        options("worker"),
+        clock(),
+    )
+    .await;
     let run = trigger(&store, &single).await;
     bell::ring(&store).await.unwrap();
     told.recv().await.unwrap();
     for _ in 0..3 {
         let own = Store::connect(&url).await.unwrap();
-        let again = start_with(&own, registry.clone(), Roles::Both, options("scheduler"), clock()).await;
+        let again = start_with(
+            &own,
+            registry.clone(),
+            Roles::Both,
+            options("scheduler"),
+            clock(),
+        )
+        .await;
         own.reap().await.unwrap();
         finish(again).await;
     }
     let row = &store.instances(run).await.unwrap()[0];
     assert_eq!((row.state, row.tries), (TaskState::Running, 1));
     go_on.add_permits(10);
-    assert_eq!(run_end(&store, worker.changes(), run).await, RunState::Success);
+    assert_eq!(
+        run_end(&store, worker.changes(), run).await,
+        RunState::Success
+    );
     assert!(told.try_recv().is_err(), "it was started once");
     finish(worker).await;
 }
@@ -110,7 +141,14 @@ async fn a_scheduler_whose_first_pass_fails_tries_again() {
     .await
     .unwrap();
     let clock = Arc::new(ShiftedClock::default());
-    let engine = start_with(&store, noop(), Roles::Both, options("unlucky"), clock.clone()).await;
+    let engine = start_with(
+        &store,
+        noop(),
+        Roles::Both,
+        options("unlucky"),
+        clock.clone(),
+    )
+    .await;
     while sqlx::query_scalar::<_, i64>("select last_value from failure")
         .fetch_one(&mut connection)
         .await

@@ -51,7 +51,7 @@ async fn a_check_beside_busy_engines_finds_nothing_and_a_repair_repairs_nothing(
     let busy = busy_dag();
     publish(&store, &busy).await;
     limit_pool(&store, "narrow", 3).await;
-    let runs = 60;
+    let runs = 300;
     for _ in 0..runs {
         trigger(&store, &busy).await;
     }

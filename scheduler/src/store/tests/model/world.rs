@@ -252,10 +252,7 @@ impl World {
             .any(|row| {
                 row.epoch == execution.epoch
                     && row.worker_id == execution.worker_id
-                    && !matches!(
-                        row.outcome,
-                        Some(TryOutcome::Lost | TryOutcome::Cancelled)
-                    )
+                    && !matches!(row.outcome, Some(TryOutcome::Lost | TryOutcome::Cancelled))
             })
     }
 
@@ -346,7 +343,11 @@ impl World {
         });
         let places: Vec<Place> = self.places().collect();
         for place in places {
-            if self.at(place).holder.is_some_and(|holder| over.contains(&holder)) {
+            if self
+                .at(place)
+                .holder
+                .is_some_and(|holder| over.contains(&holder))
+            {
                 self.end(place, &lost);
             }
         }
