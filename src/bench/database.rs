@@ -20,9 +20,9 @@ pub(super) struct Database {
 }
 
 enum Place {
-    Embedded(LonePostgres),
+    Embedded(Box<LonePostgres>),
     Given {
-        server: PgConnectOptions,
+        server: Box<PgConnectOptions>,
         name: String,
     },
 }
@@ -44,7 +44,7 @@ impl Database {
             LonePostgres::start(&folder, settings.embedded.postgres_bin.as_deref()).await?;
         Ok(Self {
             url: postgres.url(),
-            place: Place::Embedded(postgres),
+            place: Place::Embedded(Box::new(postgres)),
         })
     }
 
@@ -66,7 +66,10 @@ impl Database {
         let url = server.clone().database(&name).to_url_lossy().to_string();
         Ok(Self {
             url,
-            place: Place::Given { server, name },
+            place: Place::Given {
+                server: Box::new(server),
+                name,
+            },
         })
     }
 

@@ -488,7 +488,7 @@ impl Store {
                     counters.push(row);
                 }
                 Written::Promoted => step.made_ready += 1,
-                Written::Started(row) => step.started.push(row),
+                Written::Started(row) => step.started.push(*row),
                 Written::Closed(run_id, dag_id, state) => {
                     step.closed.push((run_id, state));
                     step.have_room.insert(dag_id);

@@ -8,10 +8,16 @@ with claimer as (
     from claimer cross join pool p cross join unnest($2::text[]) as q (queue)
     where exists (select from ready r where r.pool = p.pool and r.queue = q.queue and r.gates = '{}' offset 0)
 ), lane as (
-    select s.pool, s.queue, s.size,
-        s.size - coalesce((select sum(u.slots) from pool_use u where u.pool = s.pool), 0) as free,
-        row_number() over (order by random()) as place, count(*) over () as lanes
-    from stocked s where s.is_open
+    -- One whose first task does not fit would take a share of the slots and leave it unused.
+    select s.pool, s.queue, s.size, s.free, row_number() over (order by random()) as place, count(*) over () as lanes
+    from (
+        select s.*, s.size - coalesce((select sum(u.slots) from pool_use u where u.pool = s.pool), 0) as free
+        from stocked s where s.is_open) s
+    cross join lateral (
+        select r.slots from ready r
+        where r.pool = s.pool and r.queue = s.queue and r.gates = '{}'
+        order by r.priority desc, r.instance_id limit 1) first
+    where s.free is null or s.free >= least(first.slots, s.size)
 ), locked as (
     select lane.free, l.instance_id,
         sum(least(l.slots, lane.size)) over (partition by lane.pool order by l.priority desc, l.instance_id) as used

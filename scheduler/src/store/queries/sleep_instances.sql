@@ -9,3 +9,5 @@ with slept as (
 )
 insert into sleeper (instance_id, run_id, wake_at, reason)
 select instance_id, run_id, clock_timestamp() + wake_after * interval '1 second', reason from slept
+-- A repair may have put a row there for a sleep that is over.
+on conflict (instance_id) do update set run_id = excluded.run_id, wake_at = excluded.wake_at, reason = excluded.reason

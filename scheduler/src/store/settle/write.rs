@@ -36,7 +36,7 @@ pub(super) enum Written {
     /// A task instance downstream that runs because everything above succeeded; it may be claimed.
     Promoted,
     /// The same, and it is the worker's already.
-    Started(ClaimRow),
+    Started(Box<ClaimRow>),
     /// A run that has become final.
     Closed(RunId, DagId, RunState),
     /// A gate that a settled execution has left.
@@ -83,7 +83,7 @@ impl Row {
                 skipped: self.skipped?,
             })),
             "promoted" => Some(Written::Promoted),
-            "started" => Some(Written::Started(ClaimRow {
+            "started" => Some(Written::Started(Box::new(ClaimRow {
                 instance_id: self.instance_id,
                 run_id: self.run_id,
                 ordinal: self.ordinal,
@@ -98,7 +98,7 @@ impl Row {
                 data_interval_end: self.data_interval_end,
                 params: self.params,
                 ..ClaimRow::default()
-            })),
+            }))),
             "closed" => Some(Written::Closed(self.run_id?, self.dag_id?, self.run_state?)),
             "left" => Some(Written::Left(self.gate?)),
             _unknown => None,

@@ -233,11 +233,14 @@ async fn fill(store: &Store) {
         select run_id, ordinal, 1, 1, 1, 0, least(ordinal, 1), 'success', started_at, started_at, finished_at
         from run, generate_series(0, {FINISHED} / {RUNS} - 1) ordinal where dag_id = 'history';
         insert into try (instance_id, epoch, try_number, worker_id, started_at, finished_at, outcome)
-        select instance_id, 1, 1, 1, started_at, finished_at, 'success' from task_instance where state = 'success';
+        select instance_id, 1, 1, 1, started_at, finished_at, 'success' from task_instance where state = 'success'
+        on conflict do nothing;
         insert into output (instance_id, output)
-        select instance_id, '{{\"rows\": 1}}' from task_instance where ordinal = 0 and state = 'success';
+        select instance_id, '{{\"rows\": 1}}' from task_instance where ordinal = 0 and state = 'success'
+        on conflict do nothing;
         insert into log_line (instance_id, epoch, line, try_number, at, stream, message)
-        select instance_id, 1, 1, 1, started_at, 'task', 'done' from task_instance where ordinal = 0 and state = 'success';
+        select instance_id, 1, 1, 1, started_at, 'task', 'done' from task_instance where ordinal = 0 and state = 'success'
+        on conflict do nothing;
         insert into rendered (instance_id, try_number, rendered)
         select instance_id, 1, '{{}}' from task_instance where ordinal = 0 and state = 'success'
         on conflict do nothing;

@@ -166,8 +166,9 @@ async fn a_queue_is_unserved_while_no_worker_takes_work_from_it() {
         queue: "gpu".to_owned(),
         ready: 3,
     };
-    assert_eq!(store.unserved_queues().await.unwrap(), [gpu.clone()]);
-    assert_eq!(store.home().await.unwrap().unserved, [gpu.clone()]);
+    let only_gpu = [gpu];
+    assert_eq!(store.unserved_queues().await.unwrap(), only_gpu);
+    assert_eq!(store.home().await.unwrap().unserved, only_gpu);
 
     let queues = ["gpu".to_owned()];
     let who = Heartbeat {
@@ -182,17 +183,17 @@ async fn a_queue_is_unserved_while_no_worker_takes_work_from_it() {
     store.register(who).await.unwrap();
     assert_eq!(
         store.unserved_queues().await.unwrap(),
-        [gpu.clone()],
+        only_gpu,
         "a scheduler runs no tasks"
     );
     let worker = store.register(Heartbeat { slots: 1, ..who }).await.unwrap();
     assert!(store.unserved_queues().await.unwrap().is_empty());
     renew(&store, worker, STOPS).await.unwrap();
-    assert_eq!(store.unserved_queues().await.unwrap(), [gpu.clone()]);
+    assert_eq!(store.unserved_queues().await.unwrap(), only_gpu);
     renew(&store, worker, Report::default()).await.unwrap();
     assert!(store.unserved_queues().await.unwrap().is_empty());
     expire(&store, worker).await;
-    assert_eq!(store.unserved_queues().await.unwrap(), [gpu]);
+    assert_eq!(store.unserved_queues().await.unwrap(), only_gpu);
 }
 
 #[tokio::test]
