@@ -225,9 +225,27 @@ impl Store {
         taken.claimed = handed_over;
         let mut settled = Settled::new(refused, step);
         // What was made claimable here was claimed here: nobody else needs to wake up for it.
-        settled.effects.work &= settled.made_ready > claimed_here || settled.touched_queued;
+        settled.effects.work &= settled.made_ready > claimed_here
+            || settled.touched_queued
+            || !self.is_all_for(batch, appetite.queues);
         settled.taken = taken;
         Ok(settled)
+    }
+
+    /// Whether a worker of these queues serves every task of the DAGs in a batch. Otherwise what it claimed may be other
+    /// work than what it left.
+    fn is_all_for(&self, batch: &[Ended], queues: &[String]) -> bool {
+        let versions: BTreeSet<VersionId> = batch
+            .iter()
+            .map(|ended| ended.execution.version_id)
+            .collect();
+        let [queue] = queues else {
+            return false;
+        };
+        versions.into_iter().all(|version| {
+            self.known_definition(version)
+                .is_some_and(|dag| dag.tasks.iter().all(|task| task.queue == *queue))
+        })
     }
 
     /// Whether everything that follows from a batch follows in the settling statement itself, whatever the tables hold:

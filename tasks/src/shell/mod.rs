@@ -10,8 +10,6 @@ mod process;
 mod scratch;
 
 #[cfg(test)]
-mod rate;
-#[cfg(test)]
 pub(crate) mod tests;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};

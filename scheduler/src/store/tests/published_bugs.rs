@@ -13,7 +13,7 @@ use futures::future::join_all;
 use pinwheel_tasks::Failure;
 use sqlx::{Connection, PgConnection};
 
-use super::{calls::LEASE, check_invariants, claim, ended, expire, number, register, sql, success};
+use super::{check_invariants, claim, ended, expire, number, register, sql, success};
 use crate::{
     engine::Options,
     model::{
@@ -26,6 +26,8 @@ use crate::{
     },
     testing::{dag, fresh_store, publish, run_state, states, trigger},
 };
+
+const LEASE: Duration = Duration::from_secs(600);
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
