@@ -98,9 +98,9 @@ impl House {
             .await
     }
 
-    /// A worker of the queue `default` that takes one task, if there is one.
-    async fn work(&self, name: &str, label: &str) -> i64 {
-        let queues = ["default".to_owned()];
+    /// A worker of one queue that takes one task, if there is one.
+    async fn work(&self, name: &str, label: &str, queue: &str) -> i64 {
+        let queues = [queue.to_owned()];
         let worker_id = self
             .store
             .register(Heartbeat {
@@ -342,8 +342,14 @@ async fn pools_and_workers_read_well() {
         let answer = house.put(&format!("/api/v1/pools/{pool}"), &body).await;
         assert!(answer.status.is_success(), "{}", answer.text);
     }
-    insta::assert_snapshot!("home_unserved", house.get("/").await.page());
-    house.work("host-1-4711", "eu-1").await;
+    house.work("host-2-4712", "eu-2", "gpu").await;
+    let home = house.get("/").await.page();
+    assert!(home.contains("1 queue has tasks and no worker."), "{home}");
+    assert!(
+        home.contains("1 task waits in queue <code>default</code>, which no worker serves"),
+        "{home}"
+    );
+    house.work("host-1-4711", "eu-1", "default").await;
     insta::assert_snapshot!("pools", house.get("/pools").await.page());
     insta::assert_snapshot!("pools_change", house.get("/pools?pool=gpu").await.page());
     insta::assert_snapshot!("workers", house.get("/workers").await.page());
@@ -352,7 +358,7 @@ async fn pools_and_workers_read_well() {
 #[tokio::test]
 async fn hostile_text_never_becomes_markup() {
     let house = House::with_a_dag().await;
-    house.work(HOSTILE, HOSTILE).await;
+    house.work(HOSTILE, HOSTILE, HOSTILE).await;
     let printable = HOSTILE.replace('\u{202e}', "");
     let answer = house
         .put(
@@ -945,7 +951,7 @@ async fn the_api_shows_workers_and_what_they_run() {
         list["unserved_queues"],
         json!([{ "queue": "default", "ready": 1 }])
     );
-    let worker = house.work("host-1-4711", "eu-1").await;
+    let worker = house.work("host-1-4711", "eu-1", "default").await;
     let list = house.get("/api/v1/workers").await.json();
     assert_eq!(list["unserved_queues"], json!([]));
     let row = &list["workers"][0];
@@ -1038,7 +1044,7 @@ async fn metrics_tell_of_pools_queues_and_workers() {
         "{waiting}"
     );
     assert!(waiting.contains("pinwheel_workers{state=\"alive\"} 0"));
-    house.work("host-1-4711", "eu-1").await;
+    house.work("host-1-4711", "eu-1", "default").await;
     let running = house.get("/metrics").await.text;
     for line in [
         "pinwheel_pool_slots{pool=\"default\"} 5",
