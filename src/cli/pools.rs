@@ -224,7 +224,11 @@ mod tests {
 
     #[test]
     fn people_read_what_a_pool_holds() {
-        insta::assert_snapshot!(table(&[pool("default", None, 3), pool("gpu", Some(2), 4)]), @"");
+        insta::assert_snapshot!(table(&[pool("default", None, 3), pool("gpu", Some(2), 4)]), @"
+        POOL     SLOTS     IN USE  RUNNING  WAITING  TASKS  DESCRIPTION
+        default  no limit  3       3        4        7      For tests
+        gpu      2         4       4        4        7      For tests
+        ");
         insta::assert_snapshot!(words(&pool("gpu", Some(2), 4), PoolSet::Changed), @"the pool gpu is changed: slots: 2, in use: 4");
         insta::assert_snapshot!(words(&pool("gpu", None, 4), PoolSet::Created), @"the pool gpu is made: slots: no limit");
     }

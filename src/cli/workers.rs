@@ -304,13 +304,46 @@ mod tests {
             load: Load::default(),
             ..worker(WorkerState::Alive)
         };
-        insta::assert_snapshot!(table(&[worker(WorkerState::Stopping), scheduler]), @"");
+        insta::assert_snapshot!(table(&[worker(WorkerState::Stopping), scheduler]), @"
+        ID  NAME         STATE     ROLES      QUEUES        RUNNING  LOAD                           SEEN                  VERSION  LABELS
+        7   host-1-4711  stopping  worker     default, gpu  1/8      1.25 cores, load 0.50, 50 MiB  2026-03-01 12:01:00Z  1.2.3    zone=eu-1
+        6   host-1-4711  alive     scheduler  -             -        -                              2026-03-01 12:01:00Z  1.2.3
+        ");
     }
 
     #[test]
     fn people_read_what_one_runs() {
-        insta::assert_snapshot!(description(&worker(WorkerState::Stopping), &[execution()]), @"");
-        insta::assert_snapshot!(description(&worker(WorkerState::Alive), &[]), @"");
+        insta::assert_snapshot!(description(&worker(WorkerState::Stopping), &[execution()]), @"
+        worker         7 host-1-4711
+        state          stopping since 2026-03-01 12:00:58Z
+        roles          worker
+        version        1.2.3
+        queues         default, gpu
+        slots          8
+        labels         zone=eu-1
+        load           1.25 cores, load 0.50, 50 MiB
+        started        2026-03-01 12:00:00Z
+        last heartbeat 2026-03-01 12:01:00Z
+        lease until    2026-03-01 12:01:30Z
+
+        DAG   RUN  TASK   TRY  POOL  SINCE
+        pins  17   clean  1/3  cpu   2026-03-01 12:00:00Z
+        ");
+        insta::assert_snapshot!(description(&worker(WorkerState::Alive), &[]), @"
+        worker         7 host-1-4711
+        state          alive
+        roles          worker
+        version        1.2.3
+        queues         default, gpu
+        slots          8
+        labels         zone=eu-1
+        load           1.25 cores, load 0.50, 50 MiB
+        started        2026-03-01 12:00:00Z
+        last heartbeat 2026-03-01 12:01:00Z
+        lease until    2026-03-01 12:01:30Z
+
+        it runs nothing
+        ");
     }
 
     #[test]
