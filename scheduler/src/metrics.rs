@@ -109,6 +109,11 @@ pub(crate) fn count_removed(removed: &Removed) {
 
 /// Everything measured so far, for `/metrics`.
 pub fn gather() -> Vec<MetricFamily> {
+    // What nothing has moved yet is zero, not absent.
+    for counter in [&REFUSED, &CLAIMED, &STORE_ERRORS] {
+        LazyLock::force(counter);
+    }
+    LazyLock::force(&RUNNING);
     REGISTRY.gather()
 }
 

@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn people_read_what_a_pool_holds() {
-        insta::assert_snapshot!(table(&[pool("default", None, 3), pool("gpu", Some(2), 4)]), @r"
+        insta::assert_snapshot!(table(&[pool("default", None, 3), pool("gpu", Some(2), 4)]), @"
         POOL     SLOTS     IN USE  RUNNING  WAITING  TASKS  DESCRIPTION
         default  no limit  3       3        4        7      For tests
         gpu      2         4       4        4        7      For tests

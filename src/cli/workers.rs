@@ -304,7 +304,7 @@ mod tests {
             load: Load::default(),
             ..worker(WorkerState::Alive)
         };
-        insta::assert_snapshot!(table(&[worker(WorkerState::Stopping), scheduler]), @r"
+        insta::assert_snapshot!(table(&[worker(WorkerState::Stopping), scheduler]), @"
         ID  NAME         STATE     ROLES      QUEUES        RUNNING  LOAD                           SEEN                  VERSION  LABELS
         7   host-1-4711  stopping  worker     default, gpu  1/8      1.25 cores, load 0.50, 50 MiB  2026-03-01 12:01:00Z  1.2.3    zone=eu-1
         6   host-1-4711  alive     scheduler  -             -        -                              2026-03-01 12:01:00Z  1.2.3
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn people_read_what_one_runs() {
-        insta::assert_snapshot!(description(&worker(WorkerState::Stopping), &[execution()]), @r"
+        insta::assert_snapshot!(description(&worker(WorkerState::Stopping), &[execution()]), @"
         worker         7 host-1-4711
         state          stopping since 2026-03-01 12:00:58Z
         roles          worker
@@ -329,7 +329,7 @@ mod tests {
         DAG   RUN  TASK   TRY  POOL  SINCE
         pins  17   clean  1/3  cpu   2026-03-01 12:00:00Z
         ");
-        insta::assert_snapshot!(description(&worker(WorkerState::Alive), &[]), @r"
+        insta::assert_snapshot!(description(&worker(WorkerState::Alive), &[]), @"
         worker         7 host-1-4711
         state          alive
         roles          worker

@@ -119,7 +119,14 @@ impl House {
             queues: &queues,
             slots: 1,
         };
-        self.store.claim(appetite).await.expect("it claims");
+        // The first look may only find that a pool has a limit now.
+        while self
+            .store
+            .claim(appetite)
+            .await
+            .expect("it claims")
+            .look_again
+        {}
         worker_id.0
     }
 

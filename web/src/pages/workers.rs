@@ -45,6 +45,7 @@ struct Line {
     roles: &'static str,
     queues: String,
     labels: Vec<String>,
+    /// 0 shows none: it runs no tasks, or is gone and has left none.
     slots: i32,
     running: usize,
     load: String,
@@ -108,6 +109,10 @@ impl Line {
             WorkerState::Lost => Some(("lease ended", Some(worker.lease_until))),
             WorkerState::Ended => Some(("ended", worker.ended_at)),
         };
+        let is_gone = match worker.state {
+            WorkerState::Alive | WorkerState::Stopping => false,
+            WorkerState::Lost | WorkerState::Ended => true,
+        };
         let mut load = Vec::new();
         if let Some(used) = worker.load.cpu_cores {
             load.push(cores(used));
@@ -131,7 +136,11 @@ impl Line {
                 .iter()
                 .map(|(name, value)| format!("{name} = {value}"))
                 .collect(),
-            slots: worker.slots,
+            slots: if is_gone && running == 0 {
+                0
+            } else {
+                worker.slots
+            },
             running,
             load: load.join(" · "),
             memory: worker.load.memory_bytes.map(bytes).unwrap_or_default(),
