@@ -149,12 +149,7 @@ async fn a_scheduler_whose_first_pass_fails_tries_again() {
         clock.clone(),
     )
     .await;
-    while sqlx::query_scalar::<_, i64>("select last_value from failure")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap()
-        < 3
-    {}
+    while crate::store::tests::number(&store, "select last_value from failure").await < 3 {}
     sqlx::raw_sql("drop view sleeper; alter table sleeper_that_is_away rename to sleeper")
         .execute(&mut connection)
         .await
