@@ -5,7 +5,10 @@
 //! tick is run once and to its end, whoever was away meanwhile (Chronos #508), a scheduler that is started again (Airflow
 //! #23520) and one whose first pass fails (River #1184: `engine`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
