@@ -174,14 +174,15 @@ impl Store {
         if slots == 0 {
             return Ok(Taken::default());
         }
-        let limited = if self.seen(Seen::LimitedPools) {
+        let looks_at_gates = self.seen(Seen::Gates);
+        // What stands behind gates in a pool with a limit says nothing of the pool: these are asked for together.
+        let limited = if looks_at_gates || self.seen(Seen::LimitedPools) {
             sqlx::query_file_scalar!("src/store/queries/lock_pools.sql", queues)
                 .fetch_all(&mut *connection)
                 .await?
         } else {
             Vec::new()
         };
-        let looks_at_gates = self.seen(Seen::Gates);
         let mut taken = if looks_at_gates {
             // What stands behind gates gets half of the slots at most, so that a backlog there starves nobody.
             let share = Appetite {

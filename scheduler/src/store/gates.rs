@@ -24,11 +24,13 @@ pub(super) struct Gates {
 const LONGEST_KEY: usize = 500;
 
 impl Store {
-    /// The gates of what was promoted, put up where they are missing.
+    /// The gates of what was promoted by a step over these runs, put up where they are missing. Locks are taken in the
+    /// order runs, DAGs, gates, ready rows, task instances.
     pub(super) async fn put_up_gates(
         &self,
         connection: &mut PgConnection,
         promoted: &[Final],
+        runs: &[i64],
     ) -> Result<Vec<Gates>, Error> {
         let mut gates = vec![Gates::default(); promoted.len()];
         let mut sizes = BTreeMap::new();
@@ -72,9 +74,21 @@ impl Store {
                 .values()
                 .map(|slots| i32::try_from(*slots).unwrap_or(i32::MAX))
                 .collect();
-            sqlx::query_file!("src/store/queries/put_up_gates.sql", &names, &slots)
-                .execute(connection)
-                .await?;
+            let is_due = sqlx::query_file_scalar!(
+                "src/store/queries/read_gates_to_put_up.sql",
+                &names,
+                &slots
+            )
+            .fetch_one(&mut *connection)
+            .await?;
+            if is_due {
+                sqlx::query_file_scalar!("src/store/queries/lock_dags_of_runs.sql", runs)
+                    .fetch_all(&mut *connection)
+                    .await?;
+                sqlx::query_file!("src/store/queries/put_up_gates.sql", &names, &slots)
+                    .execute(connection)
+                    .await?;
+            }
         }
         Ok(gates)
     }

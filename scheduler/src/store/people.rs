@@ -3,13 +3,53 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::{
     ClearRequest, ClearScope, ClearSelection, Cleared, Error, Paused, Store,
     settle::{Counters, Step},
 };
 use crate::model::{Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId};
+
+/// A run under its lock.
+pub(super) struct LockedRun {
+    pub(super) dag_id: DagId,
+    pub(super) version_id: VersionId,
+    pub(super) state: RunState,
+}
+
+/// Locks a run, and its DAG first while it is queued: whoever starts runs holds the DAG and then takes queued ones. A
+/// run that has begun is locked before its DAG, as whoever closes it does.
+pub(super) async fn lock_run(
+    connection: &mut PgConnection,
+    run_id: RunId,
+) -> Result<Option<LockedRun>, Error> {
+    let lock = async |connection: &mut PgConnection| {
+        sqlx::query_file_as!(LockedRun, "src/store/queries/lock_run.sql", run_id.0)
+            .fetch_optional(connection)
+            .await
+    };
+    loop {
+        let state = sqlx::query_file_scalar!("src/store/queries/read_state_of_run.sql", run_id.0)
+            .fetch_optional(&mut *connection)
+            .await?;
+        if state != Some(RunState::Queued) {
+            return Ok(lock(connection).await?);
+        }
+        let mut attempt = connection.begin().await?;
+        sqlx::query_file_scalar!("src/store/queries/lock_dags_of_runs.sql", &[run_id.0][..])
+            .fetch_all(&mut *attempt)
+            .await?;
+        match lock(&mut attempt).await? {
+            Some(run) if run.state == RunState::Queued => {
+                attempt.commit().await?;
+                return Ok(Some(run));
+            }
+            // It has begun meanwhile: the lock of the DAG is let go, and it never comes back to the queue.
+            Some(_) | None => attempt.rollback().await?,
+        }
+    }
+}
 
 impl Store {
     /// Ends a queued or running run at once. Tasks that run are final at once as well; their workers hear of it by
@@ -19,8 +59,7 @@ impl Store {
     /// The run is unknown or final, or Postgres is away.
     pub async fn cancel_run(&self, run_id: RunId, actor: &str) -> Result<RunState, Error> {
         let mut transaction = self.engine.begin().await?;
-        let run = sqlx::query_file!("src/store/queries/lock_run.sql", run_id.0)
-            .fetch_optional(&mut *transaction)
+        let run = lock_run(&mut transaction, run_id)
             .await?
             .ok_or(Error::UnknownRun { run_id })?;
         if run.state.is_final() {
@@ -30,7 +69,22 @@ impl Store {
                 state: run.state,
             });
         }
+        let instances: Vec<i64> = sqlx::query_file!("src/store/queries/read_states.sql", run_id.0)
+            .fetch_all(&mut *transaction)
+            .await?
+            .into_iter()
+            .map(|instance| instance.instance_id.0)
+            .collect();
+        sqlx::query_file_scalar!("src/store/queries/lock_dags_of_runs.sql", &[run_id.0][..])
+            .fetch_all(&mut *transaction)
+            .await?;
+        sqlx::query_file_scalar!("src/store/queries/lock_gates_around.sql", &instances)
+            .fetch_all(&mut *transaction)
+            .await?;
         sqlx::query_file!("src/store/queries/delete_waits_of_run.sql", run_id.0)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query_file!("src/store/queries/delete_parked_of.sql", &instances)
             .execute(&mut *transaction)
             .await?;
         let stopped =
@@ -80,8 +134,7 @@ impl Store {
             actor,
         } = request;
         let mut transaction = self.engine.begin().await?;
-        let run = sqlx::query_file!("src/store/queries/lock_run.sql", run_id.0)
-            .fetch_optional(&mut *transaction)
+        let run = lock_run(&mut transaction, run_id)
             .await?
             .ok_or(Error::UnknownRun { run_id })?;
         let dag = self.definition_by(&mut transaction, run.version_id).await?;

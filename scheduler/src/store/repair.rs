@@ -3,7 +3,7 @@
 //! The look was taken without locks, so every mend looks again under the run's lock and changes what it still finds wrong.
 //! A run's lock keeps everybody from its task instances but a claim and a wake-up; both are whole in every statement's
 //! snapshot, and what they might take meanwhile is locked first. Each transaction takes runs, DAG rows, gates and ready
-//! rows in the order of the whole store, and none takes a DAG row and a gate.
+//! rows in the order of the whole store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +14,7 @@ use super::{
     Checked, Error, Finding, FindingKind, Store,
     check::lost_tick,
     claim::task_at,
+    people::{LockedRun, lock_run},
     settle::{Counters, Step},
 };
 use crate::model::{DagId, InstanceId, RunId, RunState, TaskState, VersionId};
@@ -119,13 +120,6 @@ impl Work {
     }
 }
 
-/// A run under its lock.
-struct Locked {
-    dag_id: DagId,
-    version_id: VersionId,
-    state: RunState,
-}
-
 impl Store {
     /// Mends what a check finds, and checks again until nothing is left or nothing more helps.
     ///
@@ -214,7 +208,7 @@ impl Store {
     async fn mend_counts(&self, run_id: RunId) -> Result<u64, Error> {
         let mut transaction = self.engine.begin().await?;
         let mut changed = 0;
-        if is_open(lock(&mut transaction, run_id).await?.as_ref()) {
+        if is_open(lock_run(&mut transaction, run_id).await?.as_ref()) {
             changed += sqlx::query_file!("src/store/queries/recount_run.sql", run_id.0)
                 .execute(&mut *transaction)
                 .await?
@@ -231,7 +225,7 @@ impl Store {
     async fn mend_waits(&self, run_id: RunId, instances: &[i64]) -> Result<u64, Error> {
         let mut transaction = self.begin_mend().await?;
         let mut changed = 0;
-        if lock(&mut transaction, run_id).await?.is_some() {
+        if lock_run(&mut transaction, run_id).await?.is_some() {
             let locked = lock_ready(&mut transaction, instances).await?;
             let ready = sqlx::query_file!(
                 "src/store/queries/mend_ready.sql",
@@ -261,7 +255,7 @@ impl Store {
     async fn mend_gates(&self, run_id: RunId, instances: &[i64]) -> Result<u64, Error> {
         let mut transaction = self.begin_mend().await?;
         let mut changed = 0;
-        if let Some(run) = lock(&mut transaction, run_id).await? {
+        if let Some(run) = lock_run(&mut transaction, run_id).await? {
             changed += self
                 .put_up_missing_gates(&mut transaction, run_id, run.version_id, instances)
                 .await?;
@@ -337,7 +331,7 @@ impl Store {
 
     async fn mend_verdicts(&self, run_id: RunId) -> Result<u64, Error> {
         let mut transaction = self.engine.begin().await?;
-        let Some(run) = lock(&mut transaction, run_id).await? else {
+        let Some(run) = lock_run(&mut transaction, run_id).await? else {
             transaction.rollback().await?;
             return Ok(0);
         };
@@ -379,7 +373,7 @@ impl Store {
 
     async fn mend_final(&self, run_id: RunId, actor: &str) -> Result<u64, Error> {
         let mut transaction = self.engine.begin().await?;
-        let run = lock(&mut transaction, run_id).await?;
+        let run = lock_run(&mut transaction, run_id).await?;
         let mut changed = 0;
         if run.is_some_and(|run| run.state.is_final()) {
             let instances = sqlx::query_file!("src/store/queries/read_states.sql", run_id.0)
@@ -461,15 +455,7 @@ impl Store {
     }
 }
 
-async fn lock(connection: &mut PgConnection, run_id: RunId) -> Result<Option<Locked>, Error> {
-    Ok(
-        sqlx::query_file_as!(Locked, "src/store/queries/lock_run.sql", run_id.0)
-            .fetch_optional(connection)
-            .await?,
-    )
-}
-
-fn is_open(run: Option<&Locked>) -> bool {
+fn is_open(run: Option<&LockedRun>) -> bool {
     run.is_some_and(|run| !run.state.is_final())
 }
 

@@ -169,6 +169,10 @@ impl Step {
         std::mem::take(&mut self.left_gates)
     }
 
+    fn run_ids(&self) -> Vec<i64> {
+        self.versions.keys().map(|run_id| run_id.0).collect()
+    }
+
     pub(super) fn knows(&mut self, run_id: RunId, version_id: VersionId) {
         self.versions.insert(run_id, version_id);
     }
@@ -193,6 +197,15 @@ impl Store {
         batch: &[Ended],
         appetite: Appetite<'_>,
     ) -> Result<Settled, Error> {
+        if let Some(at) = repeats_at(batch) {
+            let (first, rest) = batch.split_at(at);
+            let first = Box::pin(self.settle(first)).await?;
+            let mut settled = Box::pin(self.settle_and_claim(rest, appetite)).await?;
+            settled.refused.extend(first.refused);
+            settled.closed.extend(first.closed);
+            settled.effects = settled.effects.and(first.effects);
+            return Ok(settled);
+        }
         let mut connection = self.hot.acquire().await?;
         if self.is_one_statement(batch) {
             return self.settle_at_once(&mut connection, batch, appetite).await;
@@ -603,7 +616,9 @@ impl Store {
                 state,
             });
         }
-        let gates = self.put_up_gates(connection, &promoted).await?;
+        let gates = self
+            .put_up_gates(connection, &promoted, &step.run_ids())
+            .await?;
         write::promotions(connection, &promoted, &gates, |version| {
             self.known_definition(version)
         })
@@ -676,6 +691,15 @@ impl Store {
         let finals = self.promote(connection, &counters, step).await?;
         self.cascade(connection, finals, step).await
     }
+}
+
+/// Where a batch has a second execution of a task instance: one of a lease that was lost, which its process ended late,
+/// beside the one that the same process got under its next lease. A statement tells them apart by their instance only.
+fn repeats_at(batch: &[Ended]) -> Option<usize> {
+    let mut seen = HashSet::with_capacity(batch.len());
+    batch
+        .iter()
+        .position(|ended| !seen.insert(ended.execution.instance_id))
 }
 
 fn upstream(total: usize, row: &Counters) -> Upstream {

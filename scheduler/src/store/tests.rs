@@ -1,8 +1,13 @@
 //! The store against a real Postgres.
 
+mod calls;
 mod check;
+mod left_over;
+mod model;
+mod plans;
 mod published_bugs;
 mod retain;
+pub(crate) mod witness;
 
 pub(crate) use check::mend_open_runs;
 
@@ -10,16 +15,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chrono::TimeDelta;
 use pinwheel_tasks::{CursorMove, Durable, DurableError, Failure};
-use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
 use super::*;
 use crate::{
-    model::{
-        DagId, InstanceId, RunId, RunState, TaskState, TriggerRule, WorkerId,
-        trigger_rule::{Upstream, Verdict, decide},
-    },
+    model::{DagId, RunId, RunState, TaskState, WorkerId},
     testing::{dag, fresh_store, publish, run_state, states, trigger},
 };
 
@@ -898,270 +899,4 @@ async fn is_allowed(store: &Store, table: &str, first: &str, then: &str, clearin
             .unwrap();
     }
     result.is_ok()
-}
-
-/// A DAG, what its tasks do, and in which order things happen.
-#[derive(Debug, Clone)]
-struct Story {
-    tasks: Vec<TaskStory>,
-    steps: Vec<(u8, u8)>,
-}
-
-#[derive(Debug, Clone)]
-struct TaskStory {
-    upstream: Vec<bool>,
-    rule: TriggerRule,
-    allow_failure: bool,
-    retries: u32,
-    /// Failed tries before the last word.
-    failures: u32,
-    last_word: LastWord,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum LastWord {
-    Success,
-    Failure,
-    Skip,
-}
-
-fn story() -> impl Strategy<Value = Story> {
-    let task = (
-        prop::collection::vec(prop::bool::weighted(0.45), 7),
-        prop::sample::select(TriggerRule::ALL.to_vec()),
-        prop::bool::weighted(0.2),
-        0..2_u32,
-        0..2_u32,
-        prop::sample::select(vec![
-            LastWord::Success,
-            LastWord::Success,
-            LastWord::Failure,
-            LastWord::Skip,
-        ]),
-    )
-        .prop_map(
-            |(upstream, rule, allow_failure, retries, failures, last_word)| TaskStory {
-                upstream,
-                rule,
-                allow_failure,
-                retries,
-                failures,
-                last_word,
-            },
-        );
-    (
-        prop::collection::vec(task, 1..8),
-        prop::collection::vec((0..10_u8, any::<u8>()), 5..40),
-    )
-        .prop_map(|(tasks, steps)| Story { tasks, steps })
-}
-
-impl Story {
-    fn dag(&self, id: &str) -> Dag {
-        let names: Vec<String> = (0..self.tasks.len())
-            .map(|number| format!("t{number}"))
-            .collect();
-        let above: Vec<Vec<&str>> = self
-            .tasks
-            .iter()
-            .enumerate()
-            .map(|(number, task)| {
-                (0..number)
-                    .filter(|above| task.upstream[*above])
-                    .map(|above| names[above].as_str())
-                    .collect()
-            })
-            .collect();
-        let tasks: Vec<(&str, &[&str])> = names
-            .iter()
-            .zip(&above)
-            .map(|(name, above)| (name.as_str(), above.as_slice()))
-            .collect();
-        let mut made = dag(id, &tasks);
-        for (task, story) in made.tasks.iter_mut().zip(&self.tasks) {
-            task.trigger_rule = story.rule;
-            task.allow_failure = story.allow_failure;
-            task.retries = story.retries;
-        }
-        made
-    }
-
-    /// The final states by the pure model alone: each task once all above it are final.
-    fn expected(&self, dag: &Dag) -> (BTreeMap<String, TaskState>, RunState) {
-        let mut states: Vec<TaskState> = Vec::new();
-        for (task, story) in dag.tasks.iter().zip(&self.tasks) {
-            let count = |wanted: TaskState| {
-                u32::try_from(
-                    task.upstream
-                        .iter()
-                        .filter(|above| states[**above] == wanted)
-                        .count(),
-                )
-                .unwrap()
-            };
-            let upstream = Upstream {
-                total: u32::try_from(task.upstream.len()).unwrap(),
-                pending: 0,
-                ok: count(TaskState::Success),
-                failed: count(TaskState::Failed),
-                upstream_failed: count(TaskState::UpstreamFailed),
-                skipped: count(TaskState::Skipped),
-            };
-            states.push(match decide(task.trigger_rule, &upstream) {
-                Verdict::Wait { .. } => unreachable!("everything above is final"),
-                Verdict::Skip { .. } => TaskState::Skipped,
-                Verdict::UpstreamFailed { .. } => TaskState::UpstreamFailed,
-                Verdict::Run { .. } if story.failures > story.retries => TaskState::Failed,
-                Verdict::Run { .. } => match story.last_word {
-                    LastWord::Success => TaskState::Success,
-                    LastWord::Failure => TaskState::Failed,
-                    LastWord::Skip => TaskState::Skipped,
-                },
-            });
-        }
-        let failed = states
-            .iter()
-            .zip(&dag.tasks)
-            .any(|(state, task)| *state == TaskState::Failed && !task.allow_failure);
-        let states = dag
-            .tasks
-            .iter()
-            .map(|task| task.id.to_string())
-            .zip(states)
-            .collect();
-        (
-            states,
-            if failed {
-                RunState::Failed
-            } else {
-                RunState::Success
-            },
-        )
-    }
-
-    fn ending(&self, claimed: &Claimed) -> Ending {
-        let story = &self.tasks[usize::try_from(claimed.execution.ordinal).unwrap()];
-        if u32::try_from(claimed.execution.tries).unwrap() <= story.failures {
-            return Ending::Failed(Failure::retryable("again"));
-        }
-        match story.last_word {
-            LastWord::Success => success(),
-            LastWord::Failure => Ending::Failed(Failure::permanent("no")),
-            LastWord::Skip => Ending::Skipped {
-                reason: "nothing to do".to_owned(),
-            },
-        }
-    }
-}
-
-/// Two workers take turns as the story says: claim, settle together or one by one, lose a lease, give back, wake.
-async fn play(store: &Store, story: &Story, id: &str) {
-    let dag = story.dag(id);
-    publish(store, &dag).await;
-    let run = trigger(store, &dag).await;
-    let mut workers = [register(store, "one").await, register(store, "two").await];
-    let mut held: Vec<Claimed> = Vec::new();
-    let mut seen: Vec<(InstanceId, i32)> = Vec::new();
-    let drain = std::iter::repeat_n([(0, 3), (3, 0), (8, 0)], 80).flatten();
-    for (action, chance) in story.steps.iter().copied().chain(drain) {
-        let which = usize::from(chance % 2);
-        match action {
-            0..=2 => {
-                let claimed = claim(store, workers[which], 1 + usize::from(chance % 3)).await;
-                for one in &claimed {
-                    let fence = (one.execution.instance_id, one.execution.epoch);
-                    assert!(!seen.contains(&fence), "no two executions under one epoch");
-                    seen.push(fence);
-                }
-                held.extend(claimed);
-            }
-            3..=5 if !held.is_empty() => {
-                let count = if action == 3 { held.len() } else { 1 };
-                let start = usize::from(chance) % (held.len() - count + 1);
-                let batch: Vec<Ended> = held
-                    .drain(start..start + count)
-                    .map(|one| {
-                        let ending = story.ending(&one);
-                        ended(one, ending)
-                    })
-                    .collect();
-                let settled = store.settle(&batch).await.unwrap();
-                assert!(settled.refused.is_empty());
-            }
-            6 => {
-                expire(store, workers[which]).await;
-                store.reap().await.unwrap();
-                let (lost, kept) = held
-                    .into_iter()
-                    .partition(|one| one.execution.worker_id == workers[which]);
-                held = kept;
-                let late: Vec<Ended> = Vec::<Claimed>::into_iter(lost)
-                    .map(|one| ended(one, success()))
-                    .collect();
-                let settled = store.settle(&late).await.unwrap();
-                assert_eq!(
-                    settled.refused.len(),
-                    late.len(),
-                    "late results are refused"
-                );
-                workers[which] = register(store, "again").await;
-            }
-            7 if !held.is_empty() => {
-                let one = held.swap_remove(usize::from(chance) % held.len());
-                store
-                    .settle(&[ended(one, Ending::GivenBack)])
-                    .await
-                    .unwrap();
-            }
-            _wake => {
-                store.wake(DAY).await.unwrap();
-            }
-        }
-        check_invariants(store).await;
-        if run_state(store, run).await.is_final() && held.is_empty() {
-            break;
-        }
-    }
-    let (expected, expected_run) = story.expected(&dag);
-    assert_eq!(states(store, run).await, expected);
-    assert_eq!(run_state(store, run).await, expected_run);
-}
-
-#[test]
-fn random_dags_end_as_the_pure_model_says_whatever_happens_on_the_way() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (store, _) = runtime.block_on(fresh_store());
-    let mut runner = TestRunner::new(ProptestConfig {
-        cases: 60,
-        max_shrink_iters: 200,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
-    let mut number = 0;
-    let number = std::cell::RefCell::new(&mut number);
-    runner
-        .run(&story(), |story| {
-            let id = {
-                let mut number = number.borrow_mut();
-                **number += 1;
-                format!("story_{number}")
-            };
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(play(&store, &story, &id));
-            }));
-            // What a failed story left behind would fail the next one as well.
-            runtime.block_on(sql(
-                &store,
-                "truncate run, task_instance, ready, sleeper, pool_use, resume cascade".to_owned(),
-            ));
-            outcome.map_err(|error| {
-                TestCaseError::fail(
-                    error
-                        .downcast_ref::<String>()
-                        .cloned()
-                        .unwrap_or_else(|| "it panicked".to_owned()),
-                )
-            })
-        })
-        .unwrap();
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     model::{Catchup, DagId, Schedule},
-    store::{RunFilter, RunRow},
+    store::{RunFilter, RunRow, tests::witness::Outage},
 };
 
 /// Chronos #508: Jepsen found jobs that were not started at their time, before any fault. Its oracle: every target has one
@@ -126,20 +126,7 @@ async fn a_scheduler_whose_first_pass_fails_tries_again() {
     let mut hourly = dag("hourly", &[("a", &[])]);
     hourly.schedule = Some(Schedule::parse_cron("0 * * * *", chrono_tz::Tz::UTC).unwrap());
     publish(&store, &hourly).await;
-    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&url)
-        .await
-        .unwrap();
-    // Every look at what is due fails, and is counted all the same: a sequence is not rolled back.
-    sqlx::raw_sql(
-        "create sequence failure minvalue 0 start 0;
-        create function fail() returns boolean stable language plpgsql as
-            $$ begin perform nextval('failure'); raise exception 'not now'; end $$;
-        alter table sleeper rename to sleeper_that_is_away;
-        create view sleeper as select * from sleeper_that_is_away where fail();",
-    )
-    .execute(&mut connection)
-    .await
-    .unwrap();
+    let outage = Outage::of(&url).await;
     let clock = Arc::new(ShiftedClock::default());
     let engine = start_with(
         &store,
@@ -149,11 +136,7 @@ async fn a_scheduler_whose_first_pass_fails_tries_again() {
         clock.clone(),
     )
     .await;
-    while crate::store::tests::number(&store, "select last_value from failure").await < 3 {}
-    sqlx::raw_sql("drop view sleeper; alter table sleeper_that_is_away rename to sleeper")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    outage.end_after(3).await;
     clock.advance(TimeDelta::hours(1));
     wait_for(&store, &hourly.id, engine.changes(), 1).await;
     finish(engine).await;

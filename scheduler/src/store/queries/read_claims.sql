@@ -5,7 +5,9 @@ select c.instance_id as "instance_id?: InstanceId", c.run_id as "run_id?: RunId"
     r.data_interval_start as "data_interval_start?", r.data_interval_end as "data_interval_end?",
     p.params as "params?", s.resume as "resume?", false as "several_lanes!", false as "closed_lanes!", false as "gated!"
 from run r
-join task_instance c on c.run_id = r.run_id and c.state = 'running' and c.worker_id = $1
+-- `offset 0`: run by run, also before anything was analysed.
+cross join lateral (
+    select * from task_instance where run_id = r.run_id and state = 'running' and worker_id = $1 offset 0) c
 left join run_params p on p.run_id = c.run_id
 left join resume s on s.instance_id = c.instance_id
 where r.state in ('queued', 'running')

@@ -7,7 +7,10 @@ with renewed as (
     returning worker_id, queues
 )
 select
-    exists (select from ready r where r.queue = any(w.queues) and not r.parked) as "work_is_waiting!",
+    (exists (select from pool p
+            where exists (select from ready r where r.pool = p.pool and r.queue = any(w.queues) and r.gates = '{}' offset 0))
+        or exists (select from ready r where r.queue = any(w.queues) and r.gates <> '{}' and not r.parked))
+        as "work_is_waiting!",
     array(select h.instance_id from unnest($4::bigint[], $5::integer[]) as h (instance_id, epoch)
         where not exists (select from task_instance i where i.instance_id = h.instance_id
             and i.epoch = h.epoch and i.worker_id = w.worker_id and i.state = 'running')) as "lost!: Vec<InstanceId>",

@@ -1,4 +1,4 @@
--- Starts queued runs as far as max_active_runs allows, oldest first. Lock: the DAG rows are locked already; queued runs are taken with SKIP LOCKED.
+-- Starts queued runs as far as max_active_runs allows, oldest first. Lock: the DAG rows are locked already; queued runs, which nobody locks before their DAG.
 with room as (
     select d.dag_id, d.max_active_runs - (
         select count(*) from run r where r.dag_id = d.dag_id and r.state = 'running') as free
@@ -6,7 +6,7 @@ with room as (
 ), chosen as (
     select q.run_id from room cross join lateral (
         select r.run_id from run r where r.dag_id = room.dag_id and r.state = 'queued'
-        order by r.run_id limit greatest(room.free, 0) for no key update skip locked) q
+        order by r.run_id limit greatest(room.free, 0) for no key update) q
 )
 update run r set state = 'running', started_at = clock_timestamp()
 from chosen c where r.run_id = c.run_id and r.started_at is null and r.finished_at is null

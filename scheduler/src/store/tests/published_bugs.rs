@@ -5,10 +5,7 @@
 //! tick is run once and to its end, whoever was away meanwhile (Chronos #508), a scheduler that is started again (Airflow
 //! #23520) and one whose first pass fails (River #1184: `engine`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -16,7 +13,7 @@ use futures::future::join_all;
 use pinwheel_tasks::Failure;
 use sqlx::{Connection, PgConnection};
 
-use super::{check_invariants, claim, ended, expire, number, register, sql, success};
+use super::{calls::LEASE, check_invariants, claim, ended, expire, number, register, sql, success};
 use crate::{
     engine::Options,
     model::{
@@ -29,8 +26,6 @@ use crate::{
     },
     testing::{dag, fresh_store, publish, run_state, states, trigger},
 };
-
-const LEASE: Duration = Duration::from_secs(600);
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
