@@ -138,7 +138,8 @@ async fn a_scheduler_that_loses_postgres_while_it_starts_waits_for_it() {
     let mut process = Process::start(&["scheduler"], &environment, &folder, folder.join("log"));
     eventually("the scheduler stands before the gate", async || {
         // Databases of one Postgres may have tables of the same number.
-        let waiting = "select count(*) from pg_locks where not granted and relation = 'watch'::regclass
+        let waiting =
+            "select count(*) from pg_locks where not granted and relation = 'watch'::regclass
             and database = (select oid from pg_database where datname = current_database())";
         let waiting: i64 = sqlx::query_scalar(waiting)
             .fetch_one(&mut gate)
