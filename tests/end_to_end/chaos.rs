@@ -31,7 +31,7 @@ use pinwheel_test_support::postgres::{Death, Mortal};
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 
 use crate::{harness::fresh_directory, process::eventually};
-use fleet::{Fleet, Role, now};
+use fleet::{Fleet, Member, Role, now};
 use oracle::{Evidence, Judgement};
 use plan::{CutOff, Fault, Random, SCHEDULERS, Step, WORKERS, plan};
 use workload::{NARROW, NARROW_SLOTS, Shape, TICKS, generate};
@@ -39,7 +39,7 @@ use workload::{NARROW, NARROW_SLOTS, Shape, TICKS, generate};
 /// The lease of every process: short, so that its end is not waited for long, and long enough for a busy machine.
 const LEASE: Duration = Duration::from_secs(4);
 /// The faults of an ordinary run: every kind, and one more.
-const FAULTS: usize = 8;
+const FAULTS: usize = 9;
 const SEED: u64 = 20_260_514;
 const DATABASE: &str = "chaos";
 /// With so many open runs no more are asked for.
@@ -47,9 +47,9 @@ const ENOUGH_RUNS: i64 = 40;
 /// A process opens this many connections at most while nothing breaks: both its pools, and the one that listens.
 const CONNECTIONS: usize = 15;
 /// And so many more for each outage and each second of it. A loop without a pause makes thousands.
-const CONNECTIONS_PER_OUTAGE: usize = 60;
+const CONNECTIONS_PER_OUTAGE: usize = 40;
 /// As above.
-const CONNECTIONS_PER_SECOND: usize = 12;
+const CONNECTIONS_PER_SECOND: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_done_twice_whatever_breaks() {
@@ -233,6 +233,7 @@ impl World {
     async fn inject_short(&mut self, fault: Fault) {
         match fault {
             Fault::KillWorker { worker } => self.kill_worker(worker).await,
+            Fault::RetireWorker { worker } => self.retire_worker(worker).await,
             Fault::KillScheduler { scheduler } => {
                 self.fleet.replace(Role::Scheduler, scheduler).await;
             }
@@ -250,6 +251,17 @@ impl World {
         self.fleet.replace(Role::Worker, worker).await;
         self.lease_ends(lease).await;
         self.its_tasks_were_lost(lease).await;
+    }
+
+    async fn retire_worker(&mut self, worker: usize) {
+        let lease = self.stop_busy(worker).await;
+        self.fleet.retire(Role::Worker, worker).await;
+        self.lease_ends(lease).await;
+        assert_eq!(
+            self.lost_with(lease).await,
+            0,
+            "a worker that is asked to stop gives back what it holds"
+        );
     }
 
     async fn freeze_worker(&mut self, worker: usize, meanwhile: Option<Fault>) {
@@ -324,12 +336,19 @@ impl World {
     async fn cut_everybody(&mut self, away: Duration) {
         self.somebody_is_busy().await;
         let from = now();
+        let fleet = &self.fleet;
+        eventually("everybody is connected", async || {
+            let is_connected =
+                |member: &Member| member.process.is_stopped() || member.counts().open > 0;
+            fleet.reachable().all(is_connected).then_some(())
+        })
+        .await;
         let cut: usize = self
             .fleet
             .reachable()
             .map(|member| member.proxy.refuse())
             .sum();
-        assert!(cut > 0, "nobody had a connection");
+        assert!(cut > 0, "everybody was connected a moment ago");
         // As above.
         tokio::time::sleep(away).await;
         self.fleet.heal();
@@ -446,17 +465,18 @@ impl World {
     }
 
     async fn its_tasks_were_lost(&self, lease: i64) {
-        let lost: i64 = sqlx::query_scalar(
-            "select count(*) from try where worker_id = $1 and outcome = 'lost'",
-        )
-        .bind(lease)
-        .fetch_one(&self.database)
-        .await
-        .expect("the statement is valid");
         assert!(
-            lost > 0,
+            self.lost_with(lease).await > 0,
             "lease {lease} held tasks when its worker was stopped"
         );
+    }
+
+    async fn lost_with(&self, lease: i64) -> i64 {
+        sqlx::query_scalar("select count(*) from try where worker_id = $1 and outcome = 'lost'")
+            .bind(lease)
+            .fetch_one(&self.database)
+            .await
+            .expect("the statement is valid")
     }
 
     async fn has_new_lease(&mut self, worker: usize, lease: i64) {
