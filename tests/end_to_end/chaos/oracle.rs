@@ -14,8 +14,9 @@ use super::{
 };
 
 /// Whether two executions of one task instance may never be alive at the same time, even when the worker of the earlier one
-/// was killed, stopped or cut off. Off while nothing ends the processes that such a worker has started.
-const LOST_WORKERS_LEAVE_NO_PROCESSES: bool = false;
+/// was killed, stopped or cut off: its warden ends what it has started before its lease is over. Where there is no warden
+/// this is off.
+const LOST_WORKERS_LEAVE_NO_PROCESSES: bool = true;
 
 /// Two clocks of one machine, read one after the other.
 const CLOCK_STEP: i64 = 10_000_000;
