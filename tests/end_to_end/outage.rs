@@ -1,13 +1,27 @@
-//! Postgres is away while pages are asked: they say so, and are there again when it is back.
+//! Postgres is away while pages are asked: they say so, and are there again when it is back. And a process that loses it
+//! while it starts waits for it.
 
+use std::fs;
+
+use pinwheel_scheduler::store::Store;
 use pinwheel_test_support::{postgres::Postgres, proxy::Proxy};
 use reqwest::StatusCode;
 use serde_json::Value;
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
     harness::fresh_directory,
     process::{Process, eventually},
 };
+
+/// A proxy before a database, and the URL that leads through it.
+async fn behind_a_proxy(database: &str) -> (Proxy, String) {
+    let (user, place) = database.split_once('@').expect("a URL with a user");
+    let (address, name) = place.split_once('/').expect("a URL with a database");
+    let proxy = Proxy::start(address.parse().expect("an address")).await;
+    let url = format!("{user}@{}/{name}", proxy.address());
+    (proxy, url)
+}
 
 /// The web role behind a proxy.
 struct Web {
@@ -20,15 +34,10 @@ struct Web {
 impl Web {
     async fn start(name: &str) -> Self {
         let database = Postgres::shared().empty_database().await;
-        let (_, place) = database.split_once('@').expect("a URL with a user");
-        let (address, database) = place.split_once('/').expect("a URL with a database");
-        let proxy = Proxy::start(address.parse().expect("an address")).await;
+        let (proxy, url) = behind_a_proxy(&database).await;
         let folder = fresh_directory(name);
         let environment = [
-            (
-                "PINWHEEL_DATABASE_URL",
-                format!("postgres://postgres@{}/{database}", proxy.address()),
-            ),
+            ("PINWHEEL_DATABASE_URL", url),
             ("PINWHEEL_WEB_BIND", "127.0.0.1:0".to_owned()),
         ];
         let mut process = Process::start(&["web"], &environment, &folder, folder.join("log"));
@@ -104,4 +113,50 @@ async fn pages_do_not_wait_for_ever_for_a_postgres_that_says_nothing() {
 
     web.proxy.heal();
     web.is_back().await;
+}
+
+#[tokio::test]
+async fn a_scheduler_that_loses_postgres_while_it_starts_waits_for_it() {
+    let database = Postgres::shared().empty_database().await;
+    let store = Store::connect(&database).await.expect("Postgres is there");
+    store.migrate().await.expect("the database is empty");
+    // A scheduler writes here once it has seen that Postgres is there.
+    let mut gate = PgConnection::connect(&database)
+        .await
+        .expect("Postgres is there");
+    gate.execute("begin; lock table watch")
+        .await
+        .expect("nobody else has it");
+    let (proxy, url) = behind_a_proxy(&database).await;
+    let folder = fresh_directory("outage-start");
+    let dags = folder.join("dags");
+    fs::create_dir(&dags).expect("the folder is new");
+    let environment = [
+        ("PINWHEEL_DATABASE_URL", url),
+        ("PINWHEEL_DAGS_FOLDER", dags.display().to_string()),
+    ];
+    let mut process = Process::start(&["scheduler"], &environment, &folder, folder.join("log"));
+    eventually("the scheduler stands before the gate", async || {
+        // Databases of one Postgres may have tables of the same number.
+        let waiting =
+            "select count(*) from pg_locks where not granted and relation = 'watch'::regclass
+            and database = (select oid from pg_database where datname = current_database())";
+        let waiting: i64 = sqlx::query_scalar(waiting)
+            .fetch_one(&mut gate)
+            .await
+            .expect("the statement is valid");
+        (waiting > 0).then_some(())
+    })
+    .await;
+
+    proxy.refuse();
+    gate.execute("rollback").await.expect("it has begun");
+    eventually("it comes again", async || {
+        let ended = process.ended();
+        assert_eq!(ended, None, "{}", process.said());
+        (proxy.counts().refused > 0).then_some(())
+    })
+    .await;
+    proxy.heal();
+    process.ready().await;
 }

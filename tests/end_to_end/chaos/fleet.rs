@@ -61,7 +61,7 @@ pub(super) struct Fleet {
     database: String,
     lease: Duration,
     pub(super) members: Vec<Member>,
-    /// Killed by the test.
+    /// Ended by the test.
     pub(super) gone: Vec<Member>,
 }
 
@@ -135,6 +135,8 @@ impl Fleet {
             ("PINWHEEL_LOG_LEVEL", "info".to_owned()),
             ("PINWHEEL_WORKER_LEASE", lease),
             ("PINWHEEL_WORKER_HEARTBEAT", heartbeat),
+            // Shorter than many tasks take, so that some are handed back.
+            ("PINWHEEL_WORKER_GRACE", "150ms".to_owned()),
             // A worker wants to know where these are; no task of this test asks for them.
             ("PINWHEEL_KAFKA_BROKERS", "127.0.0.1:9".to_owned()),
             ("PINWHEEL_S3_ENDPOINT", "http://127.0.0.1:9".to_owned()),
@@ -166,18 +168,7 @@ impl Fleet {
 
     /// Kills the process of a place with -9 and starts another, without waiting until it is ready.
     pub(super) async fn replace(&mut self, role: Role, place: usize) {
-        let at = self
-            .members
-            .iter()
-            .position(|member| (member.role, member.place) == (role, place))
-            .expect("every place has a process");
-        let mut member = self.members.remove(at);
-        assert_eq!(
-            member.process.ended(),
-            None,
-            "`{}` lives until it is killed",
-            member.name
-        );
+        let mut member = self.take(role, place);
         let status = member.process.kill();
         assert_eq!(
             status.signal(),
@@ -187,9 +178,44 @@ impl Fleet {
         );
         let at = now();
         member.trouble("killed", at, at);
-        let generation = member.generation + 1;
+        self.succeed(member).await;
+    }
+
+    /// Asks a stopped process to end, lets it go on, sees that it ends well, and starts another.
+    pub(super) async fn retire(&mut self, role: Role, place: usize) {
+        let mut member = self.take(role, place);
+        let from = now();
+        member.process.signal(Signal::SIGTERM);
+        member.process.signal(Signal::SIGCONT);
+        let status = eventually("it ends when it is asked to", async || {
+            member.process.ended()
+        })
+        .await;
+        assert!(status.success(), "`{}` ended with {status}", member.name);
+        member.trouble("asked to stop", from, now());
+        self.succeed(member).await;
+    }
+
+    fn take(&mut self, role: Role, place: usize) -> Member {
+        let at = self
+            .members
+            .iter()
+            .position(|member| (member.role, member.place) == (role, place))
+            .expect("every place has a process");
+        let mut member = self.members.remove(at);
+        let ended = member.process.ended();
+        assert_eq!(
+            ended, None,
+            "`{}` lives until the test ends it",
+            member.name
+        );
+        member
+    }
+
+    async fn succeed(&mut self, member: Member) {
+        let (role, place, generation) = (member.role, member.place, member.generation);
         self.gone.push(member);
-        self.add(role, place, generation).await;
+        self.add(role, place, generation + 1).await;
     }
 
     /// Stops a process with SIGSTOP and sees that it is stopped.

@@ -14,8 +14,9 @@ use super::{
 };
 
 /// Whether two executions of one task instance may never be alive at the same time, even when the worker of the earlier one
-/// was killed, stopped or cut off. Off while nothing ends the processes that such a worker has started.
-const LOST_WORKERS_LEAVE_NO_PROCESSES: bool = false;
+/// was killed, stopped or cut off: its warden ends what it has started before its lease is over. Where there is no warden
+/// this is off.
+const LOST_WORKERS_LEAVE_NO_PROCESSES: bool = true;
 
 /// Two clocks of one machine, read one after the other.
 const CLOCK_STEP: i64 = 10_000_000;
@@ -112,7 +113,7 @@ struct TryRow {
 #[derive(Debug, FromRow)]
 struct WorkerRow {
     name: String,
-    started_at: DateTime<Utc>,
+    lease_until: DateTime<Utc>,
     ended_at: Option<DateTime<Utc>>,
 }
 
@@ -164,7 +165,7 @@ impl Records {
             )
             .fetch_all(database)
             .await?,
-            workers: sqlx::query_as("select name, started_at, ended_at from worker order by worker_id")
+            workers: sqlx::query_as("select name, lease_until, ended_at from worker order by worker_id")
                 .fetch_all(database)
                 .await?,
             leftovers: sqlx::query_as(LEFTOVERS).fetch_all(database).await?,
@@ -450,10 +451,12 @@ fn troubles<'a>(
             continue;
         };
         let own = troubles.entry(worker.name.as_str()).or_default();
-        let began = (ended_at - evidence.lease).max(nanos(worker.started_at));
-        if !own.iter().any(|trouble| {
-            trouble.from - evidence.lease <= ended_at && began <= trouble.until + evidence.lease
-        }) {
+        let until = nanos(worker.lease_until);
+        let renewed = until - evidence.lease;
+        let is_explained = own
+            .iter()
+            .any(|trouble| trouble.from <= until && renewed <= trouble.until);
+        if !is_explained {
             judgement.notes.push(format!(
                 "`{}` lost its lease without a fault: the machine was slow, or the engine is wrong",
                 worker.name
@@ -461,7 +464,7 @@ fn troubles<'a>(
         }
         own.push(Trouble {
             what: "its lease ended",
-            from: began,
+            from: renewed,
             until: ended_at,
         });
     }

@@ -58,6 +58,9 @@ impl Random {
 pub(super) enum Fault {
     /// A worker is killed with -9 while it runs tasks; another takes its place.
     KillWorker { worker: usize },
+    /// A worker is asked to stop while it runs tasks, and gives back what does not end in its grace; another takes its
+    /// place.
+    RetireWorker { worker: usize },
     /// A scheduler is killed with -9; another takes its place.
     KillScheduler { scheduler: usize },
     /// A worker is stopped while it runs tasks, until its lease is over; then it goes on as if nothing had been.
@@ -100,6 +103,7 @@ pub(super) fn plan(random: &mut Random, count: usize) -> Vec<Step> {
             let lasts = match fault {
                 Fault::FreezeWorker { .. } | Fault::CutOffWorker { .. } => true,
                 Fault::KillWorker { .. }
+                | Fault::RetireWorker { .. }
                 | Fault::KillScheduler { .. }
                 | Fault::RestartPostgres { .. }
                 | Fault::CutEverybody { .. }
@@ -114,7 +118,7 @@ pub(super) fn plan(random: &mut Random, count: usize) -> Vec<Step> {
         .collect()
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 fn fault(random: &mut Random, kind: usize) -> Fault {
     let worker = random.below(WORKERS);
@@ -134,6 +138,7 @@ fn fault(random: &mut Random, kind: usize) -> Fault {
         5 => Fault::StallEverybody {
             silence: random.millis(500, 5_500),
         },
+        6 => Fault::RetireWorker { worker },
         _ => Fault::CutOffWorker {
             worker,
             how: random.pick(&[CutOff::Refused, CutOff::Silent]),
@@ -145,6 +150,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KillWorker { worker } => write!(formatter, "kill -9 worker {worker}"),
+            Self::RetireWorker { worker } => write!(formatter, "ask worker {worker} to stop"),
             Self::KillScheduler { scheduler } => write!(formatter, "kill -9 scheduler {scheduler}"),
             Self::FreezeWorker { worker } => {
                 write!(formatter, "SIGSTOP worker {worker} past its lease")
@@ -190,7 +196,7 @@ impl fmt::Display for Step {
 #[test]
 fn a_plan_has_every_kind_of_fault_and_follows_from_its_seed() {
     let kinds = |seed| {
-        let steps = plan(&mut Random::new(seed), 8);
+        let steps = plan(&mut Random::new(seed), KINDS + 1);
         let mut kinds: Vec<_> = steps
             .iter()
             .map(|step| std::mem::discriminant(&step.fault))
@@ -201,7 +207,7 @@ fn a_plan_has_every_kind_of_fault_and_follows_from_its_seed() {
     for seed in 0..100 {
         let (steps, found) = kinds(seed);
         let distinct: std::collections::HashSet<_> = found.into_iter().collect();
-        assert_eq!((steps.len(), distinct.len()), (8, KINDS));
+        assert_eq!((steps.len(), distinct.len()), (KINDS + 1, KINDS));
         assert_eq!(steps, kinds(seed).0);
     }
     assert_ne!(kinds(1).0, kinds(2).0);

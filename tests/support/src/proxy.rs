@@ -38,6 +38,8 @@ pub struct Counts {
     pub cut: usize,
     /// Pieces of a conversation that came while nothing passed.
     pub held: usize,
+    /// Connections that are open now.
+    pub open: usize,
 }
 
 /// A running proxy. Its connections end when it is dropped.
@@ -141,6 +143,7 @@ impl Proxy {
             refused: count(&self.shared.refused),
             cut: count(&self.shared.cut),
             held: count(&self.shared.held),
+            open: count(&self.shared.open),
         }
     }
 }
