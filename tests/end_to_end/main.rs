@@ -9,3 +9,4 @@ mod object_store;
 mod steering;
 mod streaming;
 mod tidy;
+mod upkeep;
