@@ -12,4 +12,5 @@ mod process;
 mod steering;
 mod streaming;
 mod tidy;
+mod upkeep;
 mod worker_death;
