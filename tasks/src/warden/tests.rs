@@ -78,7 +78,7 @@ impl Process {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    fn is_killed(mut self) -> bool {
+    fn was_killed(mut self) -> bool {
         self.child.wait().unwrap().signal() == Some(9)
     }
 
@@ -111,8 +111,8 @@ fn the_end_of_the_pipe_ends_every_group_and_whatever_bears_the_mark_of_a_running
         ],
     );
     drop(pipe);
-    assert!(group.is_killed(), "it was told of");
-    assert!(untold.is_killed(), "its try was announced");
+    assert!(group.was_killed(), "it was told of");
+    assert!(untold.was_killed(), "its try was announced");
     warden.join().unwrap();
     assert!(deliberate.lives(), "its try is not running");
     assert!(elsewhere.lives(), "it is another worker's");
@@ -132,13 +132,13 @@ fn a_lease_that_is_over_ends_what_runs_and_a_renewed_one_lets_later_tries_run() 
             Message::Trust(Moment(0)),
         ],
     );
-    assert!(first.is_killed());
+    assert!(first.was_killed());
     let late = Process::marked("abc-2");
     tell(
         &mut pipe,
         &[Message::Begin(2), Message::Leads(2, late.pid())],
     );
-    assert!(late.is_killed(), "it came after the end");
+    assert!(late.was_killed(), "it came after the end");
 
     let trusted = Process::marked("abc-3");
     let given_up = Process::marked("abc-4");
@@ -155,7 +155,7 @@ fn a_lease_that_is_over_ends_what_runs_and_a_renewed_one_lets_later_tries_run() 
         ],
     );
     // It is looked for when the pipe is silent, which is also when the lease would be enforced.
-    assert!(given_up.is_killed());
+    assert!(given_up.was_killed());
     tell(&mut pipe, &[Message::Over(3)]);
     drop(pipe);
     warden.join().unwrap();
@@ -174,10 +174,10 @@ fn an_expired_worker_that_dies_leaves_nothing_either() {
             Message::Trust(Moment(0)),
         ],
     );
-    assert!(first.is_killed());
+    assert!(first.was_killed());
     let second = Process::marked("abc-1");
     drop(pipe);
-    assert!(second.is_killed());
+    assert!(second.was_killed());
     warden.join().unwrap();
 }
 
