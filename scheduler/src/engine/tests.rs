@@ -768,3 +768,24 @@ async fn an_unknown_kind_is_a_permanent_failure_that_says_so() {
     );
     finish(engine).await;
 }
+
+#[tokio::test]
+async fn who_asks_hears_until_when_tasks_may_run_before_the_first_and_after_every_renewal() {
+    let (store, _) = fresh_store().await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let asked = std::time::Instant::now();
+    let listening = Options {
+        on_lease: OnLease::new(move |until| tell.send(until).unwrap()),
+        ..options("test")
+    };
+    let lease = listening.lease;
+    let clock = Arc::new(SystemClock::new());
+    let engine = start_with(&store, noop(), Roles::Worker, listening, clock).await;
+    let first = told.try_recv().expect("told before anything could run");
+    assert!(
+        first > asked && first < std::time::Instant::now() + lease,
+        "others may have the tasks when the lease is over"
+    );
+    assert!(told.recv().await.expect("the lease is renewed") > first);
+    finish(engine).await;
+}
