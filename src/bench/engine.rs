@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use pinwheel_scheduler::{
     engine::{self, Engine, Roles, SystemClock},
     model::{Dag, DagId, Params, RunId, RunKind},
-    store::{Figures, HotShare, NewRun, Store, ToPublish},
+    store::{Figures, HotShare, Keep, NewRun, Retention, Store, ToPublish},
 };
 use pinwheel_tasks::{Registry, light_kinds};
 use serde::Serialize;
@@ -142,6 +142,11 @@ async fn start(store: &Store, slots: usize) -> Result<Engine> {
     let options = engine::Options {
         slots,
         grace: Duration::from_secs(1),
+        // History that is added lies years back, and is to stay while others are measured beside it.
+        retention: Retention {
+            runs: Keep::Forever,
+            ..Retention::default()
+        },
         ..engine::Options::default()
     };
     let registry = Registry::new(light_kinds());

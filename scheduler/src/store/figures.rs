@@ -43,6 +43,10 @@ impl Store {
     /// # Errors
     /// Postgres refused or cannot be reached.
     pub async fn figures(&self, prefix: &str, after: RunId) -> Result<Figures, Error> {
+        // It looks at tables that were filled a moment ago, all of them at once.
+        sqlx::raw_sql("analyze run, task_instance, try, edge")
+            .execute(&self.people)
+            .await?;
         Ok(sqlx::query_file_as!(
             Figures,
             "src/store/queries/read_figures.sql",
@@ -101,6 +105,9 @@ impl Store {
                 .execute(&self.people)
                 .await?;
         }
+        sqlx::raw_sql("vacuum (analyze) run, task_instance, try, output")
+            .execute(&self.people)
+            .await?;
         Ok(())
     }
 }
