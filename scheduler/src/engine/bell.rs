@@ -184,14 +184,15 @@ impl Bell {
                 () = tokio::time::sleep_until(due), if pending != 0 => {}
             }
             let bits = self.inner.outgoing.swap(0, Ordering::Relaxed);
+            let question = outage.asking();
             match store.notify(&format!("{} {bits}", self.inner.id)).await {
                 Ok(()) => {
-                    outage.is_over();
+                    question.answered();
                     pauses.reset();
                     last = Instant::now();
                 }
                 Err(error) => {
-                    outage.began(&error);
+                    question.failed(&error);
                     self.inner.outgoing.fetch_or(bits, Ordering::Relaxed);
                     last = Instant::now() + pauses.next();
                 }

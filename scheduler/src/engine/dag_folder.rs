@@ -257,10 +257,11 @@ impl DagFolder {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(period) => {}
             }
+            let question = self.outage.asking();
             match self.look(Force::No).await {
                 Ok(_) => {}
                 Err(Error::Store(error)) => {
-                    self.outage.began(&error);
+                    question.failed(&error);
                     if !error.is_unavailable() {
                         tracing::error!(%error, "the DAG folder could not be published; it is tried again");
                     }
@@ -311,9 +312,10 @@ impl DagFolder {
             .map(|(_, parsed)| parsed.clone())
             .collect();
         parsed.sort_by(|one, other| one.file().cmp(other.file()));
+        let question = self.outage.asking();
         let reloaded = self.save(&check_unique(parsed)).await?;
         known.unsaved = false;
-        self.outage.is_over();
+        question.answered();
         Ok(reloaded)
     }
 

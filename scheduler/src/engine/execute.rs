@@ -306,13 +306,17 @@ impl Executor {
         let ordinals: Vec<i32> = ordinals.iter().map(|(ordinal, _)| *ordinal).collect();
         let mut pauses = Pauses::default();
         loop {
+            let question = self.outage.asking();
             match self
                 .store
                 .outputs(claimed.execution.run_id, &ordinals)
                 .await
             {
-                Ok(outputs) => return Ok(outputs),
-                Err(error) if error.is_unavailable() => self.outage.began(&error),
+                Ok(outputs) => {
+                    question.answered();
+                    return Ok(outputs);
+                }
+                Err(error) if error.is_unavailable() => question.failed(&error),
                 Err(error) => {
                     return Err(Failure::retryable(format!(
                         "the outputs of upstream tasks cannot be read: {error}"

@@ -32,6 +32,8 @@ pub(super) struct Lease {
     pub(super) worker_id: WorkerId,
     /// Until then by this machine's monotonic clock; counted from before the renewal was sent, with a margin.
     pub(super) trusted_until: Instant,
+    /// When this process last had no lease that it could trust. What ran then may have been ended for that reason alone.
+    doubted: Option<Instant>,
 }
 
 /// What runs here now, by task instance and claim.
@@ -102,13 +104,18 @@ pub(super) async fn open(
             lease: options.lease,
         })
         .await?;
-    Ok(Lease::granted(worker_id, asked, options))
+    Ok(Lease::granted(worker_id, asked, options, None))
 }
 
 impl Lease {
     /// The lease as it was granted to a request of that moment. The last sixth of it is for stopping what runs: this
     /// process asks its tasks to end, and half-way through whoever hears of the lease ends what is left of them.
-    fn granted(worker_id: WorkerId, asked: Instant, options: &Options) -> Self {
+    fn granted(
+        worker_id: WorkerId,
+        asked: Instant,
+        options: &Options,
+        before: Option<Self>,
+    ) -> Self {
         let lease = options.lease;
         options
             .on_lease
@@ -116,6 +123,25 @@ impl Lease {
         Self {
             worker_id,
             trusted_until: asked + (lease - lease / 6),
+            doubted: before.and_then(Self::doubted),
+        }
+    }
+
+    /// Whether tasks may be started and run.
+    pub(super) fn is_trusted(self) -> bool {
+        self.trusted_until > Instant::now()
+    }
+
+    /// Whether it has been in doubt at some time since `began`.
+    pub(super) fn was_doubted_since(self, began: Instant) -> bool {
+        self.doubted().is_some_and(|doubted| doubted >= began)
+    }
+
+    fn doubted(self) -> Option<Instant> {
+        if self.is_trusted() {
+            self.doubted
+        } else {
+            Some(Instant::now())
         }
     }
 }
@@ -144,8 +170,10 @@ impl Keeper {
             stopping |= begins_to_stop;
             loop {
                 cancelled.arm();
+                let question = self.outage.asking();
                 match self.beat().await {
                     Ok(()) => {
+                        question.answered();
                         if begins_to_stop {
                             // Nobody has to do anything, but pages show it.
                             self.bell.ring_for(Effects::default());
@@ -154,7 +182,7 @@ impl Keeper {
                     }
                     Err(error) => {
                         metrics::STORE_ERRORS.inc();
-                        self.outage.began(&error);
+                        question.failed(&error);
                         if !error.is_unavailable() {
                             tracing::error!(%error, "the lease could not be renewed");
                         }
@@ -186,11 +214,11 @@ impl Keeper {
             .store
             .renew_with(worker_id, self.options.lease, &running, report)
             .await?;
-        self.outage.is_over();
         match renewed {
             Some(renewed) => {
-                self.lease
-                    .send_replace(Lease::granted(worker_id, asked, &self.options));
+                self.lease.send_modify(|lease| {
+                    *lease = Lease::granted(worker_id, asked, &self.options, Some(*lease));
+                });
                 self.next_lease_end.send_replace(
                     renewed
                         .next_lease_end
@@ -220,5 +248,32 @@ impl Keeper {
             self.store.extend_watch(self.options.lease, shift).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_that_was_in_doubt_is_renewed_but_what_ran_then_is_still_known() {
+        let options = Options {
+            lease: Duration::from_secs(12),
+            ..Options::default()
+        };
+        let worker = WorkerId(1);
+        let now = Instant::now();
+        let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap();
+        let good = Lease::granted(worker, ago(9), &options, None);
+        assert!(good.is_trusted() && !good.was_doubted_since(ago(100)));
+        let over = Lease::granted(worker, ago(11), &options, None);
+        assert!(!over.is_trusted() && over.was_doubted_since(now));
+        let renewed = Lease::granted(worker, now, &options, Some(over));
+        assert!(renewed.is_trusted() && renewed.was_doubted_since(ago(5)));
+        let again = Lease::granted(worker, Instant::now(), &options, Some(renewed));
+        assert!(again.was_doubted_since(ago(5)), "it is remembered");
+        assert!(!again.was_doubted_since(Instant::now() + Duration::from_secs(1)));
     }
 }

@@ -2,12 +2,11 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::store::{self, Store};
 
@@ -18,33 +17,86 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 #[derive(Debug, Clone)]
 pub(super) struct Outage {
     store: Store,
-    away: Arc<AtomicBool>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// Loops hear of an outage one after the other: answers that were on their way come after the first error, and errors of
+/// the same outage after the first answer. So what counts is when the question was asked.
+#[derive(Debug, Default)]
+struct Known {
+    away: bool,
+    /// When the latest error was heard of.
+    failed: Option<Instant>,
+    /// When the latest question was asked that has its answer.
+    answered: Option<Instant>,
+}
+
+/// A question that Postgres was asked.
+#[derive(Debug)]
+#[must_use = "what became of it says whether Postgres is there"]
+pub(super) struct Question {
+    outage: Outage,
+    asked: Instant,
 }
 
 impl Outage {
     pub(super) fn of(store: &Store) -> Self {
         Self {
             store: store.clone(),
-            away: Arc::default(),
+            known: Arc::default(),
         }
     }
 
+    /// To be called before Postgres is asked.
+    pub(super) fn asking(&self) -> Question {
+        Question {
+            outage: self.clone(),
+            asked: Instant::now(),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Question {
     /// Notes an error. Only the first of an outage is logged.
-    pub(super) fn began(&self, error: &store::Error) {
+    pub(super) fn failed(self, error: &store::Error) {
         if !error.is_away() {
             return;
         }
-        self.store.distrust_open_connections();
-        if !self.away.swap(true, Ordering::Relaxed) {
+        self.outage.store.distrust_open_connections();
+        if self.outage.known().failed(self.asked, Instant::now()) {
             tracing::error!(%error, "Postgres is away; waiting for it");
         }
     }
 
-    /// Notes that a statement got its answer.
-    pub(super) fn is_over(&self) {
-        if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
+    /// Notes that it was answered.
+    pub(super) fn answered(self) {
+        if self.outage.known().answered(self.asked) {
             tracing::info!("Postgres is back");
         }
+    }
+}
+
+impl Known {
+    /// Whether this is news: an error of a question that is older than one with an answer belongs to an outage that is
+    /// over.
+    fn failed(&mut self, asked: Instant, now: Instant) -> bool {
+        let is_old = self.answered.is_some_and(|answered| asked < answered);
+        if !self.away && is_old {
+            return false;
+        }
+        self.failed = Some(now);
+        !std::mem::replace(&mut self.away, true)
+    }
+
+    /// Whether this is news: an answer to what was asked before the latest error says nothing of now.
+    fn answered(&mut self, asked: Instant) -> bool {
+        self.answered = self.answered.max(Some(asked));
+        let is_new = self.failed.is_none_or(|failed| asked > failed);
+        is_new && std::mem::take(&mut self.away)
     }
 }
 
@@ -75,6 +127,22 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_begins_and_ends_once_whatever_order_it_is_heard_of() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut known = Known::default();
+        assert!(!known.answered(at(0)));
+        assert!(known.failed(at(1), at(10)), "the first error is news");
+        assert!(!known.failed(at(2), at(11)));
+        assert!(!known.answered(at(9)), "it was asked before the error");
+        assert!(!known.answered(at(11)));
+        assert!(known.answered(at(12)), "an answer that is newer");
+        assert!(!known.failed(at(3), at(13)), "still the same outage");
+        assert!(!known.answered(at(14)));
+        assert!(known.failed(at(15), at(16)), "another one");
+    }
 
     #[test]
     fn pauses_grow_to_four_seconds_and_no_further() {

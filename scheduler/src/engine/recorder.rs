@@ -131,12 +131,13 @@ impl Recorder {
         }
         let mut pauses = Pauses::default();
         loop {
+            let question = outage.asking();
             match store.append(&lines, &rendered).await {
                 Ok(()) => {
-                    outage.is_over();
+                    question.answered();
                     break;
                 }
-                Err(error) if error.is_unavailable() => outage.began(&error),
+                Err(error) if error.is_unavailable() => question.failed(&error),
                 Err(error) => {
                     tracing::error!(%error, lines = lines.len(), "log lines could not be stored and are lost");
                     break;

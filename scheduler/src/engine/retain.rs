@@ -43,6 +43,7 @@ impl Retainer {
                 () = tokio::time::sleep(wait) => {}
             }
             let began = Instant::now();
+            let question = self.outage.asking();
             let passed = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -50,7 +51,7 @@ impl Retainer {
             };
             wait = match passed {
                 Ok(removed) => {
-                    self.outage.is_over();
+                    question.answered();
                     self.tell(&removed, began.elapsed());
                     between(
                         self.period - self.period / 12,
@@ -59,7 +60,7 @@ impl Retainer {
                 }
                 Err(error) => {
                     metrics::STORE_ERRORS.inc();
-                    self.outage.began(&error);
+                    question.failed(&error);
                     if !error.is_unavailable() {
                         tracing::error!(%error, "what is old could not be removed; it is tried again");
                     }

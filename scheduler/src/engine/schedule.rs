@@ -51,16 +51,17 @@ impl Scheduler {
         loop {
             deadline.arm();
             shift.mark_unchanged();
+            let question = self.outage.asking();
             let wait = match self.pass(leases).await {
                 Ok(wait) => {
-                    self.outage.is_over();
+                    question.answered();
                     pauses.reset();
                     leases = Leases::Hold;
                     wait
                 }
                 Err(error) => {
                     metrics::STORE_ERRORS.inc();
-                    self.outage.began(&error);
+                    question.failed(&error);
                     if !error.is_unavailable() {
                         tracing::error!(%error, "a pass of the scheduler failed; it is tried again");
                     }

@@ -20,7 +20,7 @@ use super::{
     bell::Bell,
     execute::{Executor, Stop, Why},
     heartbeat::{Lease, Running},
-    outage::{Outage, Pauses},
+    outage::{Outage, Pauses, Question},
 };
 use crate::{
     metrics,
@@ -65,6 +65,7 @@ pub(super) struct Worker {
 /// A transaction that has landed: what it was, and how many slots were kept free for what it claims.
 struct Flown {
     reserved: usize,
+    question: Question,
     answer: Answer,
 }
 
@@ -136,6 +137,11 @@ impl Worker {
             }
             metrics::RUNNING.set(i64::try_from(state.stops.len()).unwrap_or(i64::MAX));
             let lease = *self.lease.borrow_and_update();
+            // Also when the moment passed while this process was stopped, or busy elsewhere.
+            if !lease.is_trusted() && !all_stopped(&state) {
+                tracing::warn!("this worker could not renew its lease; stopping its tasks");
+                stop_all(&state, Why::LeaseInDoubt);
+            }
             tokio::select! {
                 biased;
                 () = self.stopping.begins.cancelled(), if !stopping => {}
@@ -164,14 +170,7 @@ impl Worker {
                         state.look = true;
                     }
                 }
-                () = tokio::time::sleep_until(lease.trusted_until), if lease.trusted_until > Instant::now() => {
-                    if self.lease.borrow().trusted_until <= Instant::now() {
-                        if !state.stops.is_empty() {
-                            tracing::warn!("this worker could not renew its lease; stopping its tasks");
-                        }
-                        stop_all(&state, Why::LeaseInDoubt);
-                    }
-                }
+                () = tokio::time::sleep_until(lease.trusted_until), if lease.is_trusted() => {}
                 () = work.rung(), if !state.look && !stopping => state.look = true,
                 () = sleep_until(state.look_at), if state.look_at.is_some() => {
                     state.look_at = None;
@@ -195,7 +194,7 @@ impl Worker {
             return None;
         }
         let lease = *self.lease.borrow();
-        let trusted = lease.trusted_until > Instant::now();
+        let trusted = lease.is_trusted();
         let free = if stopping || !trusted {
             0
         } else {
@@ -205,6 +204,7 @@ impl Worker {
         let store = self.store.clone();
         let queues = Arc::new(self.options.queues.clone());
         let worker_id = lease.worker_id;
+        let question = self.outage.asking();
         let least = if on_their_way == 0 { 1 } else { WORTH_A_SECOND };
         if state.ended.len() >= least {
             let batch: Vec<Ended> = state
@@ -234,6 +234,7 @@ impl Worker {
                     let settled = settle_all(&store, &batch, appetite).await;
                     Flown {
                         reserved,
+                        question,
                         answer: Answer::Settled {
                             batch,
                             look,
@@ -253,6 +254,7 @@ impl Worker {
                 async move {
                     Flown {
                         reserved: 0,
+                        question,
                         answer: Answer::Held(worker_id, store.held_by(worker_id).await),
                     }
                 }
@@ -272,6 +274,7 @@ impl Worker {
                     };
                     Flown {
                         reserved: free,
+                        question,
                         answer: Answer::Claimed(store.claim(appetite).await),
                     }
                 }
@@ -285,13 +288,14 @@ impl Worker {
         state.reserved -= flown.reserved;
         // Nothing else was on its way beside it.
         state.is_asking = false;
+        let question = flown.question;
         match flown.answer {
             Answer::Settled {
                 batch,
                 look,
                 settled: Ok(settled),
             } => {
-                self.answered(state);
+                Self::answered(question, state);
                 state.look |= look && !settled.looked;
                 count(&batch, &settled);
                 for instance in &settled.refused {
@@ -307,14 +311,14 @@ impl Worker {
                 self.take_over(settled.taken, state, tell);
             }
             Answer::Claimed(Ok(taken)) => {
-                self.answered(state);
+                Self::answered(question, state);
                 if !taken.claimed.is_empty() {
                     self.bell.ring_for(Effects::default());
                 }
                 self.take_over(taken, state, tell);
             }
             Answer::Held(worker_id, Ok(claimed)) => {
-                self.answered(state);
+                Self::answered(question, state);
                 state.in_doubt = false;
                 if worker_id == self.lease.borrow().worker_id {
                     let unknown = claimed
@@ -340,9 +344,11 @@ impl Worker {
                 for ended in batch.into_iter().rev() {
                     state.ended.push_front(ended);
                 }
-                self.failed(&error, state);
+                Self::failed(question, &error, state);
             }
-            Answer::Claimed(Err(error)) | Answer::Held(_, Err(error)) => self.failed(&error, state),
+            Answer::Claimed(Err(error)) | Answer::Held(_, Err(error)) => {
+                Self::failed(question, &error, state);
+            }
         }
     }
 
@@ -354,16 +360,16 @@ impl Worker {
         self.begin_all(taken.claimed, state, tell);
     }
 
-    fn answered(&self, state: &mut State) {
-        self.outage.is_over();
+    fn answered(question: Question, state: &mut State) {
+        question.answered();
         state.pauses.reset();
         state.not_before = None;
     }
 
-    fn failed(&self, error: &store::Error, state: &mut State) {
+    fn failed(question: Question, error: &store::Error, state: &mut State) {
         metrics::STORE_ERRORS.inc();
         if error.is_unavailable() {
-            self.outage.began(error);
+            question.failed(error);
         } else {
             tracing::error!(%error, "Postgres refused a step of this worker; it is tried again");
         }
@@ -379,7 +385,14 @@ impl Worker {
         tell: &mpsc::UnboundedSender<Ended>,
     ) {
         metrics::CLAIMED.inc_by(claimed.len() as u64);
+        let lease = *self.lease.borrow();
         for one in claimed {
+            // The answer came late. What was claimed under a lease that is over belongs to others; one in doubt may be over
+            // any moment.
+            if one.execution.worker_id != lease.worker_id || !lease.is_trusted() {
+                state.ended.push_back(Ended::untouched(one.execution));
+                continue;
+            }
             let stop = Stop::default();
             let (instance, epoch) = (one.execution.instance_id, one.execution.epoch);
             self.running.insert(instance, epoch);
@@ -394,8 +407,18 @@ impl Worker {
         }
     }
 
-    fn take_ended(&self, ended: Ended, state: &mut State) {
+    fn take_ended(&self, mut ended: Ended, state: &mut State) {
         let instance = ended.execution.instance_id;
+        // The warden ends what runs under a lease that it cannot trust: that is no fault of the task.
+        if matches!(ended.ending, Ending::Failed(_))
+            && let Some(span) = ended.span
+            && self
+                .lease
+                .borrow()
+                .was_doubted_since(Instant::from_std(span.began))
+        {
+            ended.ending = Ending::GivenBack;
+        }
         state.stops.remove(&instance);
         self.running.remove(instance);
         state.ended.push_back(ended);

@@ -39,6 +39,19 @@ pub struct Ended {
     pub span: Option<Span>,
 }
 
+impl Ended {
+    /// What was claimed and never begun.
+    pub(crate) fn untouched(execution: Execution) -> Self {
+        Self {
+            execution,
+            ending: Ending::GivenBack,
+            lines: Vec::new(),
+            rendered: None,
+            span: None,
+        }
+    }
+}
+
 /// When an execution ran, by its worker's monotonic clock. It reaches the database as durations before now, so the
 /// clocks of machines never meet.
 #[derive(Debug, Clone, Copy)]
