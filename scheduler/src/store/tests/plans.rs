@@ -109,9 +109,10 @@ async fn beside_a_million_finished_tasks_every_hot_statement_finds_its_rows_by_k
     let beside = cost(&url).await;
     for table in HISTORY {
         let (then, now) = (alone[*table], beside[*table]);
-        // An index of a million entries is two levels deeper than one of a few hundred.
+        // An index of a million entries is two levels deeper than one of a few hundred, and how many dead entries a look
+        // passes over depends on who was quicker. A walk through history would be thousands.
         assert!(
-            now.rows <= then.rows * 1.2 + 1.0 && now.blocks <= then.blocks * 3.0 + 1.0,
+            now.rows <= then.rows * 3.0 + 10.0 && now.blocks <= then.blocks * 3.0 + 10.0,
             "{table} costs an execution {then:?} alone and {now:?} beside a million"
         );
     }
