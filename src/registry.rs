@@ -28,11 +28,25 @@ pub(crate) async fn for_work(settings: &Settings, role: &str, warden: Warden) ->
 /// The kinds of a process that only checks files: they know their fields and outputs, and are never run.
 /// `folder` is where the datasets and reports are that files may name.
 pub(crate) async fn for_checks(folder: &Path) -> Result<Registry> {
-    let nowhere = KafkaSettings {
+    registry(no_brokers(), no_store(), folder, Shell::default()).await
+}
+
+/// The kinds of one run in this process. Without settings for Kafka or S3 a task that needs them fails; it can be mocked.
+pub(crate) async fn for_test(settings: &Settings) -> Result<Registry> {
+    let kafka = settings.kafka.clone().unwrap_or_else(no_brokers);
+    let s3 = settings.s3.clone().unwrap_or_else(no_store);
+    registry(kafka, s3, &settings.dags_folder, Shell::default()).await
+}
+
+fn no_brokers() -> KafkaSettings {
+    KafkaSettings {
         brokers: String::new(),
         properties: Default::default(),
-    };
-    let no_store = S3Settings {
+    }
+}
+
+fn no_store() -> S3Settings {
+    S3Settings {
         endpoint: Some("http://127.0.0.1:9".to_owned()),
         region: "none".to_owned(),
         // Without a key the AWS client would ask the network for one.
@@ -41,8 +55,7 @@ pub(crate) async fn for_checks(folder: &Path) -> Result<Registry> {
             secret_access_key: "none".to_owned(),
         }),
         addressing: S3Addressing::Path,
-    };
-    registry(nowhere, no_store, folder, Shell::default()).await
+    }
 }
 
 async fn registry(

@@ -5,6 +5,7 @@
 //! Polars.
 
 pub mod engine;
+pub mod local;
 pub mod metrics;
 pub mod model;
 pub mod store;

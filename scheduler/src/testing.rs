@@ -53,6 +53,7 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         max_active_runs: 1_000,
         max_active_tasks: None,
         params: BTreeMap::new(),
+        groups: Default::default(),
         tasks: made,
     }
 }
@@ -74,6 +75,7 @@ fn task(name: &str, mut upstream: Vec<usize>) -> Task {
         slots: 1,
         allow_failure: false,
         concurrency: None,
+        flow: Default::default(),
         with: Map::new(),
     }
 }

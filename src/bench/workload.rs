@@ -151,6 +151,7 @@ fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateT
         max_active_runs: 10_000,
         max_active_tasks: None,
         params: BTreeMap::new(),
+        groups: Default::default(),
         tasks,
     }
 }
@@ -184,6 +185,7 @@ fn task(number: usize, workload: Workload, upstream: Vec<usize>) -> Task {
         slots: 1,
         allow_failure: false,
         concurrency: None,
+        flow: Default::default(),
         with,
     }
 }

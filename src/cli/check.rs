@@ -54,6 +54,14 @@ fn surroundings<'a>(path: &'a Path, dags_folder: &'a Path) -> &'a Path {
 }
 
 impl Checked {
+    /// The DAG of a single good file.
+    pub(crate) fn only(&self) -> Option<std::sync::Arc<pinwheel_scheduler::model::Dag>> {
+        match (self.good.as_slice(), self.bad.as_slice()) {
+            ([file], []) => Some(std::sync::Arc::clone(&file.dag)),
+            _other => None,
+        }
+    }
+
     /// Prints what people read.
     pub(crate) fn report(&self) -> Result<()> {
         let colour = if io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {

@@ -47,6 +47,17 @@ Exits with 1 when it waited and the run did not succeed.")]
     Pause(One),
     /// Make scheduled runs of a DAG again
     Unpause(One),
+    /// Run a DAG file once in this process, without a server or a database
+    #[command(after_help = "\
+Examples:
+  pinwheel dags test dags/my_dag.toml
+  pinwheel dags test dags/my_dag.toml --date 2026-01-31 --param full=true
+  pinwheel dags test dags/my_dag.toml --mock land=success --output land='{\"records\": 3}'
+  pinwheel dags test dags/my_dag.toml --mock choose=branch:small,large --json
+
+Retries follow at once; pools, queues and the run before play no part.
+Exits with 1 when the run failed.")]
+    Test(super::dags_test::Test),
     /// Print the JSON Schema of DAG files, for editors
     Schema,
 }
@@ -125,7 +136,13 @@ impl RunWithTasks {
     pub(crate) fn new(run: RunRow, instances: &[InstanceRow]) -> Self {
         let tasks = instances
             .iter()
-            .map(|instance| (instance.task_id.to_string(), json!(instance.state)))
+            .map(|instance| {
+                let task = match instance.map_index {
+                    index if index < 0 => instance.task_id.to_string(),
+                    index => format!("{}[{index}]", instance.task_id),
+                };
+                (task, json!(instance.state))
+            })
             .collect();
         Self {
             run_id: run.run_id,
@@ -148,6 +165,7 @@ impl Command {
             Self::Trigger(arguments) => trigger(settings, arguments).await,
             Self::Pause(arguments) => set_paused(settings, &arguments.dag, Paused::Paused).await,
             Self::Unpause(arguments) => set_paused(settings, &arguments.dag, Paused::Active).await,
+            Self::Test(arguments) => super::dags_test::test(settings, arguments).await,
             Self::Schema => output::json(&dag_file::schema(
                 &registry::for_checks(&settings.dags_folder).await?,
             )),
@@ -384,7 +402,7 @@ async fn known(store: &Store, id: &DagId) -> Result<store::DagRow> {
 
 /// Reads `name=value` by the type that the DAG declares. What it does not declare is passed on as text, for the store
 /// to refuse with the names there are.
-fn read_params(dag: &Dag, given: &[String]) -> Result<Params> {
+pub(super) fn read_params(dag: &Dag, given: &[String]) -> Result<Params> {
     given.iter().map(|text| read_param(dag, text)).collect()
 }
 

@@ -4,6 +4,7 @@
 mod check;
 mod client;
 mod dags;
+mod dags_test;
 mod db;
 mod emulate;
 mod env;

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    flow,
     outage::{Outage, Pauses},
     recorder::Recorder,
 };
@@ -133,8 +134,9 @@ impl Executor {
                     .with_hint("run a worker of the version that knows it, or give the task a queue of its own"),
             );
         };
-        let with = match self.render(claimed, stop).await {
-            Ok(with) => with,
+        let with = match self.prepare(claimed, stop).await {
+            Ok(Prepared::Run(with)) => with,
+            Ok(Prepared::Ended(ending)) => return ending,
             Err(failure) => return Ending::Failed(failure),
         };
         if with != task.with {
@@ -186,7 +188,9 @@ impl Executor {
             });
         }
         match ended {
-            Some(Ok(Ok(Outcome::Success { output }))) => Ending::Success { output },
+            Some(Ok(Ok(Outcome::Success { output }))) => {
+                flow::checked(&claimed.dag, task, Ending::Success { output })
+            }
             Some(Ok(Ok(Outcome::Skipped { reason }))) => Ending::Skipped { reason },
             Some(Ok(Ok(Outcome::Sleep {
                 wake_after,
@@ -248,12 +252,28 @@ impl Executor {
         self.recorder.line(line).await;
     }
 
-    async fn render(&self, claimed: &Claimed, stop: &Stop) -> Result<Map<String, Value>, Failure> {
+    /// What comes before the kind: whether the task is wanted, its items, its templates.
+    async fn prepare(&self, claimed: &Claimed, stop: &Stop) -> Result<Prepared, Failure> {
         let task = claimed.task();
-        if task.with.is_empty() {
-            return Ok(Map::new());
+        let foreach = task
+            .flow
+            .foreach
+            .as_ref()
+            .filter(|_| claimed.item.is_none());
+        if task.with.is_empty() && task.flow.when.is_none() && foreach.is_none() {
+            return Ok(Prepared::Run(Map::new()));
         }
-        let read = template::tasks_read(&task.with);
+        let reads = |text: &str| {
+            template::tasks_read(&Map::from_iter([(String::new(), Value::from(text))]))
+        };
+        let mut read = template::tasks_read(&task.with);
+        if let Some(when) = &task.flow.when {
+            read.extend(reads(when));
+        }
+        if let Some(foreach) = foreach {
+            let list = Map::from_iter([(String::new(), foreach.list.clone())]);
+            read.extend(template::tasks_read(&list));
+        }
         let mut outputs = BTreeMap::new();
         if !read.is_empty() {
             let ordinals: Vec<(i32, &str)> = read
@@ -266,10 +286,16 @@ impl Executor {
             let stored = self.outputs(claimed, &ordinals, stop).await?;
             for (ordinal, id) in ordinals {
                 // A task that answered nothing has an empty output; a name in it is then the template's error.
-                let output = stored
-                    .get(&ordinal)
-                    .cloned()
-                    .unwrap_or_else(|| Value::Object(Map::new()));
+                let output =
+                    stored
+                        .get(&ordinal)
+                        .cloned()
+                        .unwrap_or_else(|| match claimed.dag.task(id) {
+                            Some((_, task)) if task.flow.foreach.is_some() => {
+                                Value::Array(Vec::new())
+                            }
+                            Some(_) | None => Value::Object(Map::new()),
+                        });
                 outputs.insert(id.to_owned(), output);
             }
         }
@@ -283,17 +309,29 @@ impl Executor {
             logical_date: claimed.logical_date,
             data_interval_start: claimed.data_interval_start,
             data_interval_end: claimed.data_interval_end,
+            item: claimed.item.clone(),
         };
-        template::render(&task.with, &values).map_err(|error| {
-            let failure = Failure::permanent(format!(
-                "the template in `{}` cannot be rendered: {}",
-                error.path, error.message
-            ));
-            match error.hint {
-                Some(hint) => failure.with_hint(hint),
-                None => failure,
-            }
-        })
+        // Of a list it is asked item by item: that may read the item.
+        if foreach.is_none() && !flow::is_wanted(task, &values)? {
+            return Ok(Prepared::Ended(Ending::Skipped {
+                reason: flow::not_wanted(task),
+            }));
+        }
+        if let Some(foreach) = foreach {
+            return Ok(Prepared::Ended(flow::expanded(task, foreach, &values)));
+        }
+        template::render(&task.with, &values)
+            .map(Prepared::Run)
+            .map_err(|error| {
+                let failure = Failure::permanent(format!(
+                    "the template in `{}` cannot be rendered: {}",
+                    error.path, error.message
+                ));
+                match error.hint {
+                    Some(hint) => failure.with_hint(hint),
+                    None => failure,
+                }
+            })
     }
 
     /// The outputs that templates read. Waits while Postgres is away: that is no fault of the task.
@@ -330,6 +368,14 @@ impl Executor {
             }
         }
     }
+}
+
+/// What an execution has to do.
+enum Prepared {
+    /// Run the kind with this.
+    Run(Map<String, Value>),
+    /// Nothing: it has ended so.
+    Ended(Ending),
 }
 
 type Written = (

@@ -6,6 +6,7 @@ pub mod bell;
 pub mod clock;
 pub mod dag_folder;
 mod execute;
+pub(crate) mod flow;
 mod heartbeat;
 mod load;
 mod loops;

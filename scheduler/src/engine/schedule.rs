@@ -95,7 +95,8 @@ impl Scheduler {
             }
             let scheduled = self.store.schedule_due(shift).await?;
             let woken = self.store.wake(shift).await?;
-            let effects = scheduled.and(woken);
+            let nudged = self.store.take_nudges().await?;
+            let effects = scheduled.and(woken).and(nudged);
             if effects == Effects::default() {
                 return Ok(Some(CONTENDED));
             }

@@ -494,6 +494,7 @@ fn count(batch: &[Ended], settled: &Settled) {
                 | FailureClass::Cancelled => "failed",
             },
             Ending::GivenBack => "given_back",
+            Ending::Expanded { .. } => "expanded",
         };
         metrics::SETTLED.with_label_values(&[outcome]).inc();
     }

@@ -28,8 +28,18 @@ pub struct Dag {
     pub max_active_tasks: Option<u32>,
     /// The params a run takes.
     pub params: BTreeMap<String, Param>,
+    /// What the file says of groups of tasks, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, Group>,
     /// All tasks in topological order; an *ordinal* is an index into this list.
     pub tasks: Vec<Task>,
+}
+
+/// A group of tasks: those whose id begins with its name and a dot. Shown as one, cleared together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// One sentence for people.
+    pub description: String,
 }
 
 /// What becomes of ticks that passed while nothing was watching.
@@ -77,8 +87,68 @@ pub struct Task {
     /// What it must not run at the same time with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
+    /// What decides about it besides its trigger rule.
+    #[serde(default, skip_serializing_if = "Flow::is_plain")]
+    pub flow: Flow,
     /// The kind's own table as the file has it, templates not rendered.
     pub with: Map<String, Value>,
+}
+
+/// What decides about a task besides its trigger rule, and how many instances it has.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Flow {
+    /// A template that must be true when a try starts; the task is skipped otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    /// It prepares what the tasks below it need.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub setup: bool,
+    /// It takes away what a setup has prepared.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub teardown: bool,
+    /// By ordinal: the setups that a teardown is for; for any other task those in whose scope it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub setups: Vec<usize>,
+    /// It waits until the same task of the run before has succeeded or was skipped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub depends_on_previous: bool,
+    /// It has one instance for each item of a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreach: Option<Foreach>,
+}
+
+/// One instance for each item of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Foreach {
+    /// A list, or a template that gives one.
+    pub list: Value,
+    /// A template for the name of an item, which may read `item` and `item_index`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item_name: Option<String>,
+    /// How many items of a run may be running at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active_items: Option<u32>,
+}
+
+impl Flow {
+    /// Whether the trigger rule alone decides, and there is one instance.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Task {
+    /// The groups it is in, outermost first: `a` and `a.b` for `a.b.c`.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        let id = self.id.as_str();
+        id.match_indices('.').map(move |(dot, _)| &id[..dot])
+    }
+
+    /// Whether it is in a group.
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups().any(|one| one == group)
+    }
 }
 
 /// A limit on task instances, of whatever DAG and run, whose key is the same.
@@ -150,6 +220,13 @@ impl Dag {
         total > 0
             && self.max_active_tasks.is_none()
             && task.concurrency.is_none()
+            && self.counts_alone(task)
+            && !task.flow.depends_on_previous
+            && task.flow.foreach.is_none()
+            && task
+                .upstream
+                .iter()
+                .all(|above| self.tasks[*above].flow.foreach.is_none())
             && trigger_rule::runs_if_all_ok(task.trigger_rule, total)
     }
 

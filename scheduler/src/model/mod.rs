@@ -2,6 +2,7 @@
 
 pub mod dag_file;
 mod definition;
+pub mod flow;
 mod ids;
 mod params;
 pub mod retry;
@@ -10,7 +11,9 @@ pub mod state;
 pub mod template;
 pub mod trigger_rule;
 
-pub use definition::{Catchup, Concurrency, Dag, Param, ParamType, Params, ParamsError, Task};
+pub use definition::{
+    Catchup, Concurrency, Dag, Flow, Foreach, Group, Param, ParamType, Params, ParamsError, Task,
+};
 pub use ids::{DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
 pub use schedule::Schedule;
 pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};

@@ -103,6 +103,7 @@ mod tests {
             slots: 1,
             allow_failure: false,
             concurrency: None,
+            flow: Default::default(),
             with: Map::new(),
         }
     }

@@ -11,9 +11,9 @@ use sqlx::PgConnection;
 
 use super::{Error, Store, claim::task_at};
 use crate::model::{
-    Dag, DagId, InstanceId, RunId, TaskId, VersionId,
+    Dag, DagId, InstanceId, RunId, TaskId, VersionId, flow,
     schedule::{DataInterval, Past, intervals_due},
-    trigger_rule::{self, Upstream, Verdict},
+    trigger_rule::{Upstream, Verdict},
 };
 
 /// What a check looked at, and what it found.
@@ -203,8 +203,15 @@ impl Store {
             }
             let dag = self.definition_by(connection, row.version_id).await?;
             let task = task_at(&dag, row.ordinal);
-            let upstream = row.upstream(task.upstream.len());
-            let expected = match trigger_rule::decide(task.trigger_rule, &upstream) {
+            if task.flow.depends_on_previous {
+                // It may rightly wait for another run.
+                continue;
+            }
+            let ordinal = usize::try_from(row.ordinal).unwrap_or(0);
+            let sights = self
+                .sights_of(connection, row.run_id, dag.looks_at(ordinal))
+                .await?;
+            let expected = match flow::decide(&dag, ordinal, &row.upstream(), &sights) {
                 Verdict::Wait { .. } => continue,
                 Verdict::Run { reason } => format!("queued: {reason}"),
                 Verdict::Skip { reason } => format!("skipped: {reason}"),
@@ -316,12 +323,12 @@ impl CounterRow {
     }
 
     /// What the trigger rule is told once the counters are right.
-    fn upstream(&self, total: usize) -> Upstream {
+    fn upstream(&self) -> Upstream {
         let [pending, ok, failed, upstream_failed, skipped] = self
             .recounted()
             .map(|count| u32::try_from(count).unwrap_or(0));
         Upstream {
-            total: u32::try_from(total).unwrap_or(u32::MAX),
+            total: pending + ok + failed + upstream_failed + skipped,
             pending,
             ok,
             failed,

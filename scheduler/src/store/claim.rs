@@ -60,6 +60,8 @@ pub struct Claimed {
     pub params: Params,
     /// What the try left when it slept.
     pub resume: Option<Value>,
+    /// The item of a mapped task and its place in the list; `None` for what stands for the whole list, and for others.
+    pub item: Option<(Value, i32)>,
 }
 
 impl Claimed {
@@ -100,6 +102,8 @@ pub(super) struct ClaimRow {
     pub(super) instance_id: Option<InstanceId>,
     pub(super) run_id: Option<RunId>,
     pub(super) ordinal: Option<i32>,
+    pub(super) map_index: Option<i32>,
+    pub(super) item: Option<Value>,
     pub(super) epoch: Option<i32>,
     pub(super) tries: Option<i32>,
     pub(super) tries_allowed: Option<i32>,
@@ -337,6 +341,7 @@ impl Store {
                     Some(_) | None => Params::new(),
                 },
                 resume: row.resume,
+                item: row.item.zip(row.map_index),
             });
         }
         Ok(claimed)

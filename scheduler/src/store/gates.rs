@@ -9,7 +9,7 @@ use super::{
     Error, Store,
     settle::{Final, Step},
 };
-use crate::model::{Concurrency, DagId, RunId, TaskState, template};
+use crate::model::{Concurrency, Dag, DagId, RunId, Task, TaskState, VersionId, template};
 
 /// The gates that a task instance has to pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,7 +48,12 @@ impl Store {
                 gates[position].of_run = Some(gate);
             }
             let task = super::claim::task_at(&dag, row.ordinal);
-            if let Some(concurrency) = &task.concurrency {
+            // The key of an item may read the item, which is not there yet.
+            if let Some(concurrency) = task
+                .concurrency
+                .as_ref()
+                .filter(|_| task.flow.foreach.is_none())
+            {
                 keyed.push((position, concurrency.clone(), task.id.to_string()));
             }
         }
@@ -63,34 +68,57 @@ impl Store {
                     Some(values) => render(&concurrency, values, task_id),
                     None => concurrency.key.clone(),
                 };
-                let gate = format!("key:{key}");
+                let gate = key_gate(key);
                 sizes.insert(gate.clone(), concurrency.limit);
                 gates[position].of_key = Some(gate);
             }
         }
-        if !sizes.is_empty() {
-            let names: Vec<String> = sizes.keys().cloned().collect();
-            let slots: Vec<i32> = sizes
-                .values()
-                .map(|slots| i32::try_from(*slots).unwrap_or(i32::MAX))
-                .collect();
-            let is_due = sqlx::query_file_scalar!(
-                "src/store/queries/read_gates_to_put_up.sql",
-                &names,
-                &slots
-            )
-            .fetch_one(&mut *connection)
-            .await?;
-            if is_due {
-                sqlx::query_file_scalar!("src/store/queries/lock_dags_of_runs.sql", runs)
-                    .fetch_all(&mut *connection)
-                    .await?;
-                sqlx::query_file!("src/store/queries/put_up_gates.sql", &names, &slots)
-                    .execute(connection)
-                    .await?;
+        put_up(connection, &sizes, runs).await?;
+        Ok(gates)
+    }
+
+    /// Puts up the gates of items that are queued again; which ones was decided when the list was made.
+    pub(super) async fn put_up_item_gates(
+        &self,
+        connection: &mut PgConnection,
+        promoted: &[Final],
+        runs: &[i64],
+    ) -> Result<(), Error> {
+        let mapped: Vec<&Final> = promoted
+            .iter()
+            .filter(|row| row.state == TaskState::Queued)
+            .filter(|row| {
+                self.known_definition(row.version_id).is_some_and(|dag| {
+                    super::claim::task_at(&dag, row.ordinal)
+                        .flow
+                        .foreach
+                        .is_some()
+                })
+            })
+            .collect();
+        if mapped.is_empty() {
+            return Ok(());
+        }
+        let of_runs: Vec<i64> = mapped.iter().map(|row| row.run_id.0).collect();
+        let ordinals: Vec<i32> = mapped.iter().map(|row| row.ordinal).collect();
+        let versions: Vec<i64> = mapped.iter().map(|row| row.version_id.0).collect();
+        let rows = sqlx::query_file!(
+            "src/store/queries/read_item_gates.sql",
+            &of_runs,
+            &ordinals,
+            &versions
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut sizes = BTreeMap::new();
+        for row in rows {
+            if let Some(dag) = self.known_definition(row.version_id)
+                && let Some(slots) = size(&dag, super::claim::task_at(&dag, row.ordinal), &row.gate)
+            {
+                sizes.insert(row.gate, slots);
             }
         }
-        Ok(gates)
+        put_up(connection, &sizes, runs).await
     }
 
     /// Lets out what waited behind the gates that somebody has left in this transaction.
@@ -112,6 +140,60 @@ impl Store {
         step.made_ready(usize::try_from(let_out).unwrap_or(0));
         Ok(())
     }
+}
+
+/// How much room a gate has, by what it is for.
+pub(super) fn size(dag: &Dag, task: &Task, gate: &str) -> Option<u32> {
+    match gate.split_once(':')?.0 {
+        "run" => dag.max_active_tasks,
+        "map" => task.flow.foreach.as_ref()?.max_active_items,
+        _key => task
+            .concurrency
+            .as_ref()
+            .map(|concurrency| concurrency.limit),
+    }
+}
+
+/// The gate of a concurrency key.
+pub(super) fn key_gate(mut key: String) -> String {
+    key.retain(|character| character != '\0');
+    if key.len() > LONGEST_KEY {
+        let end = (0..=LONGEST_KEY)
+            .rev()
+            .find(|end| key.is_char_boundary(*end))
+            .unwrap_or(0);
+        key.truncate(end);
+    }
+    format!("key:{key}")
+}
+
+/// Makes sure that gates are there and have these sizes.
+pub(super) async fn put_up(
+    connection: &mut PgConnection,
+    sizes: &BTreeMap<String, u32>,
+    runs: &[i64],
+) -> Result<(), Error> {
+    if sizes.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = sizes.keys().cloned().collect();
+    let slots: Vec<i32> = sizes
+        .values()
+        .map(|slots| i32::try_from(*slots).unwrap_or(i32::MAX))
+        .collect();
+    let is_due =
+        sqlx::query_file_scalar!("src/store/queries/read_gates_to_put_up.sql", &names, &slots)
+            .fetch_one(&mut *connection)
+            .await?;
+    if is_due {
+        sqlx::query_file_scalar!("src/store/queries/lock_dags_of_runs.sql", runs)
+            .fetch_all(&mut *connection)
+            .await?;
+        sqlx::query_file!("src/store/queries/put_up_gates.sql", &names, &slots)
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// What a concurrency key may read, by run.
@@ -140,6 +222,7 @@ async fn run_values(
                 logical_date: row.logical_date,
                 data_interval_start: row.data_interval_start,
                 data_interval_end: row.data_interval_end,
+                item: None,
             };
             (row.run_id, values)
         })
@@ -152,7 +235,7 @@ fn render(concurrency: &Concurrency, values: &template::Values, task_id: String)
         task_id,
         ..values.clone()
     };
-    let mut key = match template::render_text("concurrency_key", &concurrency.key, &values) {
+    match template::render_text("concurrency_key", &concurrency.key, &values) {
         Ok(key) => key,
         Err(error) => {
             tracing::warn!(
@@ -164,16 +247,7 @@ fn render(concurrency: &Concurrency, values: &template::Values, task_id: String)
             );
             concurrency.key.clone()
         }
-    };
-    key.retain(|character| character != '\0');
-    if key.len() > LONGEST_KEY {
-        let end = (0..=LONGEST_KEY)
-            .rev()
-            .find(|end| key.is_char_boundary(*end))
-            .unwrap_or(0);
-        key.truncate(end);
     }
-    key
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod lease;
 mod log;
 mod people;
 mod pools;
+mod previous;
 mod publish;
 mod read;
 mod repair;
@@ -53,7 +54,7 @@ pub use publish::{Published, PublishedFile, ToPublish, content_hash};
 pub use repair::Repaired;
 pub use retain::{Keep, Pass, Prune, Removed, Retention};
 pub use rows::*;
-pub use settle::{Ended, Ending, Settled, Span};
+pub use settle::{Ended, Ending, Item, Settled, Span};
 
 use crate::model::{Dag, VersionId};
 use trust::Trust;

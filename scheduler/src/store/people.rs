@@ -185,6 +185,21 @@ impl Store {
         )
         .execute(&mut *transaction)
         .await?;
+        // What is above a mapped task runs again, and may give another list.
+        let collapsed: Vec<i32> = ordinals
+            .iter()
+            .copied()
+            .filter(|ordinal| {
+                let task = &dag.tasks[index(*ordinal)];
+                let is_cleared = |above: &usize| ordinals.iter().any(|one| index(*one) == *above);
+                task.flow.foreach.is_some() && task.upstream.iter().any(is_cleared)
+            })
+            .collect();
+        if !collapsed.is_empty() {
+            sqlx::query_file!("src/store/queries/collapse_items.sql", run_id.0, &collapsed)
+                .execute(&mut *transaction)
+                .await?;
+        }
         sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0)
             .execute(&mut *transaction)
             .await?;

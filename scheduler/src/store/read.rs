@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     DagRow, Error, FileErrorRow, Home, InstanceRow, LogPosition, LogRow, RunFilter, RunRow,
@@ -277,7 +277,8 @@ impl Store {
         Ok((!with.to_string().contains("{{")).then_some(with))
     }
 
-    /// What the tasks at these ordinals of a run answered, for templates.
+    /// What the tasks at these ordinals of a run answered, for templates; of a mapped task a list, in the order of its items,
+    /// of what those answered that succeeded.
     ///
     /// # Errors
     /// Postgres refused or cannot be reached.
@@ -289,10 +290,21 @@ impl Store {
         let rows = sqlx::query_file!("src/store/queries/list_outputs.sql", run.0, ordinals)
             .fetch_all(&self.engine)
             .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| (row.ordinal, row.output))
-            .collect())
+        let mut outputs: BTreeMap<i32, Value> = BTreeMap::new();
+        for row in rows {
+            let output = row.output.unwrap_or_else(|| Value::Object(Map::new()));
+            if row.map_index < 0 {
+                outputs.insert(row.ordinal, output);
+                continue;
+            }
+            let items = outputs
+                .entry(row.ordinal)
+                .or_insert_with(|| Value::Array(Vec::new()));
+            if let Value::Array(items) = items {
+                items.push(output);
+            }
+        }
+        Ok(outputs)
     }
 
     /// What the first page shows.

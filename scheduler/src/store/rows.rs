@@ -106,6 +106,8 @@ pub struct InstanceRow {
     pub ordinal: i32,
     /// -1 for a task that is not mapped.
     pub map_index: i32,
+    /// What the item of a mapped task is called.
+    pub item_name: Option<String>,
     /// The kind of task.
     pub kind: String,
     /// Its state.

@@ -1,7 +1,9 @@
 //! The finisher promotes: one transaction writes how executions ended, moves the counters downstream, decides trigger
 //! rules, closes runs, starts the next ones and claims the next tasks.
 
+mod expand;
 mod next;
+mod sights;
 mod write;
 
 use std::{
@@ -18,8 +20,8 @@ use super::{
     claim::{ClaimRow, task_at},
 };
 use crate::model::{
-    DagId, InstanceId, RunId, RunState, TaskState, VersionId,
-    trigger_rule::{self, Upstream, Verdict},
+    Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId, flow,
+    trigger_rule::{Upstream, Verdict},
 };
 use next::what_next;
 use write::Written;
@@ -88,6 +90,22 @@ pub enum Ending {
     Failed(Failure),
     /// Its worker stops and gives it back; that costs no try.
     GivenBack,
+    /// It stood for a mapped task, and these are the items; that costs no try.
+    Expanded {
+        /// In the order of the list; never empty.
+        items: Vec<Item>,
+    },
+}
+
+/// One item of a mapped task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// What the list holds.
+    pub item: Value,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Its concurrency key, rendered.
+    pub key: Option<String>,
 }
 
 /// What settling a batch did.
@@ -132,6 +150,8 @@ pub(super) struct Final {
 
 /// The counters of a task instance as a statement returned them.
 pub(super) struct Counters {
+    /// `None` for one that was never written down.
+    pub(super) instance_id: Option<InstanceId>,
     pub(super) run_id: RunId,
     pub(super) ordinal: i32,
     pub(super) state: TaskState,
@@ -156,6 +176,12 @@ pub(super) struct Step {
     started: Vec<ClaimRow>,
     pub(super) closed: Vec<(RunId, RunState)>,
     made_ready: usize,
+    /// Runs that may let the next run of their DAG go on.
+    moved: BTreeSet<RunId>,
+    /// Runs in which something waits for the run before.
+    held: BTreeSet<RunId>,
+    /// What waited for the run before and need not any more.
+    released: HashSet<(RunId, i32)>,
     /// Counters of a queued task instance were touched: a claim may have skipped it meanwhile.
     touched_queued: bool,
     pub(super) effects: Effects,
@@ -184,6 +210,31 @@ impl Step {
 
     fn run_ids(&self) -> Vec<i64> {
         self.versions.keys().map(|run_id| run_id.0).collect()
+    }
+
+    /// Runs whose successors may go on, and runs in which something waits for the run before.
+    pub(super) fn take_nudges(&mut self) -> (Vec<i64>, Vec<i64>) {
+        let numbers = |runs: &mut BTreeSet<RunId>| {
+            std::mem::take(runs)
+                .into_iter()
+                .map(|run_id| run_id.0)
+                .collect()
+        };
+        (numbers(&mut self.moved), numbers(&mut self.held))
+    }
+
+    /// Lets a task go on that waited for the run before.
+    pub(super) fn release(&mut self, run_id: RunId, ordinal: i32) {
+        self.released.insert((run_id, ordinal));
+    }
+
+    /// Notes a final state that the run after may wait for.
+    fn note_final(&mut self, dag: &Dag, run_id: RunId, ordinal: i32, state: TaskState) {
+        if task_at(dag, ordinal).flow.depends_on_previous
+            && matches!(state, TaskState::Success | TaskState::Skipped)
+        {
+            self.moved.insert(run_id);
+        }
     }
 
     pub(super) fn knows(&mut self, run_id: RunId, version_id: VersionId) {
@@ -456,6 +507,13 @@ impl Store {
         write::sleepers(connection, accepted_now()).await?;
         write::forget_resumes(connection, accepted_now()).await?;
         write::requeue(connection, accepted_now(), step).await?;
+        self.expand(connection, accepted_now(), step).await?;
+        for (ended, next) in accepted_now() {
+            if let Some(dag) = self.known_definition(ended.execution.version_id) {
+                let execution = &ended.execution;
+                step.note_final(&dag, execution.run_id, execution.ordinal, next.state);
+            }
+        }
         if self.seen(Seen::LimitedPools) && !accepted.is_empty() {
             // A slot of a pool may have become free that this worker, which serves other queues, will not claim.
             step.touched_queued = true;
@@ -477,11 +535,11 @@ impl Store {
     /// always one group; a task that does not wait for all of its upstream tasks may end together with one of them.
     fn without_edges(&self, batch: &[Ended]) -> Vec<Vec<usize>> {
         let place = |ended: &Ended| (ended.execution.run_id, ended.execution.ordinal);
-        let positions: HashMap<_, usize> = batch
-            .iter()
-            .enumerate()
-            .map(|(position, ended)| (place(ended), position))
-            .collect();
+        // A mapped task has many at the same place.
+        let mut positions: HashMap<_, Vec<usize>> = HashMap::with_capacity(batch.len());
+        for (position, ended) in batch.iter().enumerate() {
+            positions.entry(place(ended)).or_default().push(position);
+        }
         // Ordinals are a topological order, so whatever is upstream has its group already.
         let mut order: Vec<usize> = (0..batch.len()).collect();
         order.sort_by_key(|position| place(&batch[*position]));
@@ -499,7 +557,8 @@ impl Store {
             };
             for below in &task_at(&dag, ended.execution.ordinal).downstream {
                 let below = i32::try_from(*below).unwrap_or(i32::MAX);
-                if let Some(below) = positions.get(&(ended.execution.run_id, below)) {
+                let there = positions.get(&(ended.execution.run_id, below));
+                for below in there.into_iter().flatten() {
                     group_of[*below] = group_of[*below].max(group_of[position] + 1);
                 }
             }
@@ -526,9 +585,7 @@ impl Store {
                 }
                 Written::Counted(row) => {
                     // A later group may have counted on the same row; its numbers are the newer ones.
-                    counters.retain(|one: &Counters| {
-                        (one.run_id, one.ordinal) != (row.run_id, row.ordinal)
-                    });
+                    counters.retain(|one: &Counters| one.instance_id != row.instance_id);
                     counters.push(row);
                 }
                 Written::Promoted => step.made_ready += 1,
@@ -577,6 +634,7 @@ impl Store {
             let dag = self.definition_by(connection, last.version_id).await?;
             let fails_run = matches!(last.state, TaskState::Failed | TaskState::Cancelled)
                 && !task_at(&dag, last.ordinal).allow_failure;
+            step.note_final(&dag, last.run_id, last.ordinal, last.state);
             let (finished, failures) = step.finished.entry(last.run_id).or_default();
             *finished += 1;
             *failures += i32::from(fails_run);
@@ -591,7 +649,9 @@ impl Store {
         counters: &[Counters],
         step: &mut Step,
     ) -> Result<Vec<Final>, Error> {
+        let sights = self.sights(connection, counters, step).await?;
         let mut promoted = Vec::new();
+        let mut decided = HashSet::new();
         for row in counters {
             match row.state {
                 TaskState::Waiting => {}
@@ -612,16 +672,27 @@ impl Store {
                 .get(&row.run_id)
                 .expect("every run of a step is locked and noted first");
             let dag = self.definition_by(connection, version_id).await?;
-            let task = task_at(&dag, row.ordinal);
-            let state = match trigger_rule::decide(
-                task.trigger_rule,
-                &upstream(task.upstream.len(), row),
-            ) {
+            let ordinal = index(row.ordinal);
+            let nothing = flow::Sights::new();
+            let seen = sights.get(&row.run_id).unwrap_or(&nothing);
+            let state = match flow::decide(&dag, ordinal, &upstream(row), seen) {
                 Verdict::Wait { .. } => continue,
+                Verdict::Run { .. }
+                    if dag.tasks[ordinal].flow.depends_on_previous
+                        && !step.released.contains(&(row.run_id, row.ordinal)) =>
+                {
+                    // Whoever looks at the run before has to lock it first: a step of its own does.
+                    step.held.insert(row.run_id);
+                    continue;
+                }
                 Verdict::Run { .. } => TaskState::Queued,
                 Verdict::Skip { .. } => TaskState::Skipped,
                 Verdict::UpstreamFailed { .. } => TaskState::UpstreamFailed,
             };
+            // All items of a mapped task that wait have the same counters, and are written together.
+            if !decided.insert((row.run_id, row.ordinal)) {
+                continue;
+            }
             promoted.push(Final {
                 run_id: row.run_id,
                 version_id,
@@ -632,14 +703,15 @@ impl Store {
         let gates = self
             .put_up_gates(connection, &promoted, &step.run_ids())
             .await?;
-        write::promotions(connection, &promoted, &gates, |version| {
+        self.put_up_item_gates(connection, &promoted, &step.run_ids())
+            .await?;
+        let made_ready = write::promotions(connection, &promoted, &gates, |version| {
             self.known_definition(version)
         })
         .await?;
-        let (finals, queued): (Vec<_>, Vec<_>) =
-            promoted.into_iter().partition(|one| one.state.is_final());
-        step.made_ready += queued.len();
-        Ok(finals)
+        step.made_ready += made_ready;
+        promoted.retain(|one| one.state.is_final());
+        Ok(each_instance(promoted, counters))
     }
 
     /// Subtracts what finished from the runs, closes those at zero, starts the next runs of their DAGs, and lets out what
@@ -661,6 +733,7 @@ impl Store {
             let dags = std::mem::take(&mut step.have_room);
             self.start_runs(connection, &dags, step).await?;
         }
+        self.note_nudges(connection, step).await?;
         self.let_out(connection, step).await
     }
 
@@ -691,6 +764,7 @@ impl Store {
             }
             let dag = self.definition_by(connection, run.version_id).await?;
             counters.extend(dag.tasks.iter().zip(0..).map(|(task, ordinal)| Counters {
+                instance_id: None,
                 run_id: run.run_id,
                 ordinal,
                 state: TaskState::Waiting,
@@ -715,12 +789,38 @@ fn repeats_at(batch: &[Ended]) -> Option<usize> {
         .position(|ended| !seen.insert(ended.execution.instance_id))
 }
 
-fn upstream(total: usize, row: &Counters) -> Upstream {
+/// Items of a mapped task have the same place, and each of them counts.
+fn each_instance(finals: Vec<Final>, counters: &[Counters]) -> Vec<Final> {
+    let mut waiting: HashMap<(RunId, i32), usize> = HashMap::new();
+    for row in counters
+        .iter()
+        .filter(|row| row.state == TaskState::Waiting)
+    {
+        *waiting.entry((row.run_id, row.ordinal)).or_default() += 1;
+    }
+    finals
+        .into_iter()
+        .flat_map(|one| {
+            let count = waiting
+                .get(&(one.run_id, one.ordinal))
+                .copied()
+                .unwrap_or(1);
+            std::iter::repeat_n(one, count)
+        })
+        .collect()
+}
+
+fn index(ordinal: i32) -> usize {
+    usize::try_from(ordinal).expect("ordinals are indices into the version's tasks")
+}
+
+fn upstream(row: &Counters) -> Upstream {
     let count = |number: i32| {
         u32::try_from(number).expect("a constraint keeps counters from being negative")
     };
     Upstream {
-        total: u32::try_from(total).unwrap_or(u32::MAX),
+        // An upstream task that is mapped counts once for each item.
+        total: count(row.pending + row.ok + row.failed + row.upstream_failed + row.skipped),
         pending: count(row.pending),
         ok: count(row.ok),
         failed: count(row.failed),

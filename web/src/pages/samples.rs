@@ -36,6 +36,7 @@ pub(super) fn task(id: &str, kind: &str, upstream: &[usize]) -> Task {
         slots: 1,
         allow_failure: false,
         concurrency: None,
+        flow: Default::default(),
         with: Map::new(),
     }
 }
@@ -58,6 +59,7 @@ pub(super) fn dag() -> Dag {
         max_active_runs: 1,
         max_active_tasks: None,
         params: Default::default(),
+        groups: Default::default(),
         tasks,
     }
 }

@@ -10,7 +10,9 @@ use petgraph::{algo::kosaraju_scc, graph::DiGraph};
 
 use super::{
     diagnostic::{Report, quoted, quoted_list},
+    flow::DraftGroup,
     read::DraftTask,
+    table::Text,
 };
 
 /// The tasks as a graph. Indices are places in the file's order.
@@ -24,16 +26,58 @@ pub(super) struct Graph {
 
 impl Graph {
     /// Builds the graph and notes what is wrong with it.
-    pub(super) fn build(tasks: &[DraftTask<'_, '_>], report: &mut Report<'_>) -> Self {
+    pub(super) fn build(
+        tasks: &[DraftTask<'_, '_>],
+        groups: &[DraftGroup],
+        report: &mut Report<'_>,
+    ) -> Self {
         let indices: HashMap<&str, usize> = tasks
             .iter()
             .enumerate()
             .map(|(index, task)| (task.id.as_str(), index))
             .collect();
-        let upstream: Vec<_> = tasks
+        let members = Members::of(tasks);
+        let mut upstream: Vec<_> = tasks
             .iter()
-            .map(|task| upstream(task, tasks, &indices, report))
+            .map(|task| upstream(task, tasks, &indices, &members, report))
             .collect();
+        for group in groups {
+            let Some(own) = members.all.get(group.name.text.as_str()) else {
+                report.refuse(
+                    group.name.span.clone(),
+                    format!("group {} has no tasks", quoted(&group.name.text)),
+                    "",
+                    Some(format!(
+                        "give a task an id that begins with it, such as `[tasks.\"{}.first\"]`",
+                        group.name.text
+                    )),
+                );
+                continue;
+            };
+            for named in &group.after {
+                let above = above(named, tasks, &indices, &members);
+                if above.is_empty() || above.iter().any(|one| own.contains(one)) {
+                    report.refuse(
+                        named.span.clone(),
+                        format!(
+                            "group {} comes after {}, which is no task or group outside of it",
+                            quoted(&group.name.text),
+                            quoted(&named.text)
+                        ),
+                        "",
+                        None,
+                    );
+                    continue;
+                }
+                for first in members.first(tasks, &group.name.text) {
+                    for one in &above {
+                        if upstream[first].iter().all(|(known, _)| known != one) {
+                            upstream[first].push((*one, named.span.clone()));
+                        }
+                    }
+                }
+            }
+        }
         let mut graph = Self {
             upstream,
             order: None,
@@ -186,6 +230,7 @@ fn upstream(
     task: &DraftTask<'_, '_>,
     tasks: &[DraftTask<'_, '_>],
     indices: &HashMap<&str, usize>,
+    members: &Members<'_>,
     report: &mut Report<'_>,
 ) -> Vec<(usize, Range<usize>)> {
     let mut upstream: Vec<(usize, Range<usize>)> = Vec::new();
@@ -212,6 +257,24 @@ fn upstream(
             );
         } else if let Some(index) = indices.get(named.text.as_str()) {
             upstream.push((*index, named.span.clone()));
+        } else if members.all.contains_key(named.text.as_str()) {
+            let own = members.all[named.text.as_str()]
+                .iter()
+                .any(|member| tasks[*member].id == task.id);
+            if own {
+                report.refuse(
+                    named.span.clone(),
+                    format!("task {called} waits for its own group"),
+                    "",
+                    Some("name the tasks of the group that it comes after".to_owned()),
+                );
+                continue;
+            }
+            for above in members.last(tasks, &named.text) {
+                if upstream.iter().all(|(known, _)| *known != above) {
+                    upstream.push((above, named.span.clone()));
+                }
+            }
         } else {
             let others = || {
                 tasks
@@ -250,5 +313,76 @@ impl Bits {
 
     fn contains(&self, number: usize) -> bool {
         self.0[number / 64] & (1 << (number % 64)) != 0
+    }
+}
+
+/// Which tasks are in which group.
+struct Members<'a> {
+    all: HashMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Members<'a> {
+    fn of(tasks: &'a [DraftTask<'_, '_>]) -> Self {
+        let mut all: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (index, task) in tasks.iter().enumerate() {
+            for (dot, _) in task.id.match_indices('.') {
+                all.entry(&task.id[..dot]).or_default().push(index);
+            }
+        }
+        Self { all }
+    }
+
+    fn of_group(&self, group: &str) -> &[usize] {
+        self.all.get(group).map_or(&[], Vec::as_slice)
+    }
+
+    /// The tasks of a group that come after no other of it.
+    fn first(&self, tasks: &[DraftTask<'_, '_>], group: &str) -> Vec<usize> {
+        let inside = format!("{group}.");
+        let own = self.of_group(group).iter().copied();
+        own.filter(|member| {
+            tasks[*member]
+                .after
+                .iter()
+                .all(|above| !above.text.starts_with(&inside))
+        })
+        .collect()
+    }
+
+    /// The tasks of a group that no other of it comes after. A teardown is no part of what a group is about.
+    fn last(&self, tasks: &[DraftTask<'_, '_>], group: &str) -> Vec<usize> {
+        let own = self.of_group(group);
+        let is_work = |member: usize| !tasks[member].flow.flow.teardown;
+        let named: HashSet<&str> = own
+            .iter()
+            .filter(|member| is_work(**member))
+            .flat_map(|member| tasks[*member].after.iter().map(|above| above.text.as_str()))
+            .collect();
+        let is_last = |member: usize| {
+            let id = tasks[member].id.as_str();
+            !named.contains(id)
+                && id
+                    .match_indices('.')
+                    .all(|(dot, _)| !named.contains(&id[..dot]))
+        };
+        let last: Vec<usize> = own
+            .iter()
+            .copied()
+            .filter(|member| is_work(*member) && is_last(*member))
+            .collect();
+        if last.is_empty() { own.to_vec() } else { last }
+    }
+}
+
+/// What a name in an `after` stands for: a task, or the last tasks of a group.
+fn above(
+    named: &Text,
+    tasks: &[DraftTask<'_, '_>],
+    indices: &HashMap<&str, usize>,
+    members: &Members<'_>,
+) -> Vec<usize> {
+    match indices.get(named.text.as_str()) {
+        Some(index) => vec![*index],
+        None => members.last(tasks, &named.text),
     }
 }

@@ -2,6 +2,7 @@
 
 mod declared;
 mod diagnostic;
+mod flow;
 mod graph;
 mod header;
 mod policy;
@@ -23,7 +24,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Dag, DagId, Task};
+use super::{
+    Dag, DagId, Flow, Task,
+    flow::{Shape, setups},
+};
 
 pub use diagnostic::Diagnostic;
 pub use render::{Colour, render};
@@ -150,7 +154,7 @@ fn readable<'b>(name: &str, bytes: &'b [u8]) -> Result<&'b str, Vec<Diagnostic>>
 fn check(root: &DeTable<'_>, registry: &Registry, report: &mut Report<'_>) -> Option<Dag> {
     table::refuse_nul_in(root, report);
     let draft = read::read(root, registry, Syntax::Whole, report)?;
-    let graph = Graph::build(&draft.tasks, report);
+    let graph = Graph::build(&draft.tasks, &draft.groups, report);
     references::check(&draft, &graph, report);
     if report.len() > 0 {
         return None;
@@ -214,8 +218,23 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             slots: draft.policy.slots,
             allow_failure: draft.policy.allow_failure,
             concurrency,
+            flow: Flow {
+                depends_on_previous: draft.policy.depends_on_previous,
+                ..draft.flow.flow
+            },
             with: draft.with,
         });
+    }
+    let shapes: Vec<Shape> = tasks
+        .iter()
+        .map(|task: &Task| Shape {
+            upstream: task.upstream.clone(),
+            setup: task.flow.setup,
+            teardown: task.flow.teardown,
+        })
+        .collect();
+    for (task, setups) in tasks.iter_mut().zip(setups(&shapes)) {
+        task.flow.setups = setups;
     }
     for ordinal in 0..tasks.len() {
         for above in tasks[ordinal].upstream.clone() {
@@ -235,6 +254,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             .into_iter()
             .map(|(name, param)| Some((name, param?)))
             .collect::<Option<_>>()?,
+        groups: flow::named(draft.groups),
         tasks,
     })
 }

@@ -24,6 +24,7 @@ pub(super) struct Policy {
     pub(super) allow_failure: bool,
     pub(super) concurrency_key: Option<Text>,
     pub(super) concurrency_limit: u32,
+    pub(super) depends_on_previous: bool,
 }
 
 impl Default for Policy {
@@ -41,11 +42,12 @@ impl Default for Policy {
             allow_failure: false,
             concurrency_key: None,
             concurrency_limit: 1,
+            depends_on_previous: false,
         }
     }
 }
 
-pub(super) const POLICY_KEYS: [&str; 11] = [
+pub(super) const POLICY_KEYS: [&str; 12] = [
     "trigger_rule",
     "retries",
     "retry_delay",
@@ -57,6 +59,7 @@ pub(super) const POLICY_KEYS: [&str; 11] = [
     "allow_failure",
     "concurrency_key",
     "concurrency_limit",
+    "depends_on_previous",
 ];
 
 impl Policy {
@@ -110,6 +113,9 @@ impl Policy {
         }
         if let Some(allow_failure) = table.boolean("allow_failure", report) {
             self.allow_failure = allow_failure;
+        }
+        if let Some(depends) = table.boolean("depends_on_previous", report) {
+            self.depends_on_previous = depends;
         }
         if let Some(key) = table.text("concurrency_key", report) {
             if key.text.trim().is_empty() {

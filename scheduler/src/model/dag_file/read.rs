@@ -13,6 +13,7 @@ use toml::{
 use super::{
     declared::{Runs, params},
     diagnostic::{Report, quoted, quoted_list},
+    flow::{self, DraftFlow, DraftGroup, FLOW_KEYS},
     header::{Header, header},
     policy::{POLICY_KEYS, Policy},
     table::{Table, Text, check_name},
@@ -25,6 +26,7 @@ pub(super) struct Draft<'t, 's> {
     pub(super) header: Header,
     /// Every param that is declared; `None` where its declaration is wrong.
     pub(super) params: BTreeMap<String, Option<Param>>,
+    pub(super) groups: Vec<DraftGroup>,
     /// In the order of the file.
     pub(super) tasks: Vec<DraftTask<'t, 's>>,
 }
@@ -36,27 +38,19 @@ pub(super) struct DraftTask<'t, 's> {
     pub(super) kind: Option<Arc<dyn Kind>>,
     pub(super) after: Vec<Text>,
     pub(super) policy: Policy,
+    pub(super) flow: DraftFlow<'t, 's>,
     pub(super) with: Map<String, Value>,
     pub(super) with_value: Option<&'t Spanned<DeValue<'s>>>,
 }
 
-pub(super) const FILE_KEYS: [&str; 4] = ["dag", "params", "defaults", "tasks"];
-pub(super) const TASK_KEYS: [&str; 14] = [
-    "kind",
-    "after",
-    "with",
-    "trigger_rule",
-    "retries",
-    "retry_delay",
-    "timeout",
-    "pool",
-    "queue",
-    "priority",
-    "slots",
-    "allow_failure",
-    "concurrency_key",
-    "concurrency_limit",
-];
+pub(super) const FILE_KEYS: [&str; 5] = ["dag", "params", "defaults", "groups", "tasks"];
+/// The keys that belong to a task alone, besides those of [`FLOW_KEYS`].
+const OWN_KEYS: [&str; 3] = ["kind", "after", "with"];
+
+/// Every key of a task.
+pub(super) fn task_keys() -> Vec<&'static str> {
+    [&OWN_KEYS[..], &POLICY_KEYS, &FLOW_KEYS].concat()
+}
 
 const MOST_TASKS: usize = 5_000;
 const MOST_EDGES: usize = 50_000;
@@ -105,6 +99,9 @@ pub(super) fn read<'t, 's>(
         defaults.deny_unknown(&POLICY_KEYS, report);
         policy = policy.overridden(&defaults, report);
     }
+    let groups = table(&file, "groups", report)
+        .map(|groups| flow::groups(&groups, report))
+        .unwrap_or_default();
     let Some(tasks) = table(&file, "tasks", report) else {
         if syntax == Syntax::Whole && file.value("tasks").is_none() {
             let hint = "add a table such as `[tasks.hello]` with `kind = \"shell\"`";
@@ -118,6 +115,7 @@ pub(super) fn read<'t, 's>(
         return Some(Draft {
             header,
             params,
+            groups,
             tasks: Vec::new(),
         });
     };
@@ -170,6 +168,7 @@ pub(super) fn read<'t, 's>(
     Some(Draft {
         header,
         params,
+        groups,
         tasks: drafts,
     })
 }
@@ -192,7 +191,7 @@ fn task<'t, 's>(
     syntax: Syntax,
     report: &mut Report<'_>,
 ) -> DraftTask<'t, 's> {
-    table.deny_unknown(&TASK_KEYS, report);
+    table.deny_unknown(&task_keys(), report);
     if syntax == Syntax::Whole {
         table.require("kind", "kind = \"shell\"", report);
     }
@@ -200,6 +199,12 @@ fn task<'t, 's>(
         .text("kind", report)
         .and_then(|written| kind(&written, registry, report));
     let with_value = table.value("with");
+    let flow = flow::flow(table, report);
+    let mut policy = defaults.clone().overridden(table, report);
+    if flow.flow.teardown && table.value("allow_failure").is_none() {
+        // What is left behind is no reason to call the work failed.
+        policy.allow_failure = true;
+    }
     let with = kind
         .as_ref()
         .map(|kind| with::read(kind.as_ref(), table, syntax, report))
@@ -209,7 +214,8 @@ fn task<'t, 's>(
         id_span: table.place.clone(),
         kind,
         after: table.texts("after", report),
-        policy: defaults.clone().overridden(table, report),
+        policy,
+        flow,
         with,
         with_value,
     }

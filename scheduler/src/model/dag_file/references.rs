@@ -12,11 +12,12 @@ use super::{
     diagnostic::{Report, quoted, quoted_list},
     graph::Graph,
     read::{Draft, DraftTask},
-    table::Table,
+    table::{Table, Text},
     with::inside,
 };
 use crate::model::{
     Param,
+    flow::BRANCH,
     template::{
         self, NAMES, Name,
         language::{self, What},
@@ -48,11 +49,7 @@ pub(super) fn check(draft: &Draft<'_, '_>, graph: &Graph, report: &mut Report<'_
             };
             checking.template(&key.text, &key.span, report);
         }
-        let Some(with) = task.with_value else {
-            continue;
-        };
-        let mut texts = Vec::new();
-        collect(task, with, &mut texts);
+        choice(draft, graph, &tasks, index, report);
         let checking = Checking {
             draft,
             graph,
@@ -61,9 +58,106 @@ pub(super) fn check(draft: &Draft<'_, '_>, graph: &Graph, report: &mut Report<'_
             task,
             reads: Reads::Everything,
         };
+        if let (Some(written), Some(when)) = (&task.flow.when, &task.flow.flow.when) {
+            checking.expression(written, when, report);
+        }
+        if let Some(name) = task.flow.item_name.as_ref()
+            && language::is_template(&name.text)
+        {
+            checking.template(&name.text, &name.span, report);
+        }
+        let mut texts = Vec::new();
+        if let Some(with) = task.with_value {
+            collect(task, with, &mut texts);
+        }
         for (text, span) in texts {
             checking.template(text, &span, report);
         }
+        if let Some(foreach) = task.flow.foreach {
+            let checking = Checking {
+                reads: Reads::NoItem,
+                ..checking
+            };
+            let mut texts = Vec::new();
+            walk(foreach, &mut texts);
+            for (text, span) in texts {
+                checking.template(text, &span, report);
+            }
+        }
+    }
+}
+
+/// Notes what a branch chooses by name although it is not directly downstream of it.
+fn choice(
+    draft: &Draft<'_, '_>,
+    graph: &Graph,
+    tasks: &HashMap<&str, usize>,
+    index: usize,
+    report: &mut Report<'_>,
+) {
+    let task = &draft.tasks[index];
+    let is_branch = task.kind.as_ref().is_some_and(|kind| kind.name() == BRANCH);
+    let Some(DeValue::Table(with)) = task.with_value.map(Spanned::get_ref).filter(|_| is_branch)
+    else {
+        return;
+    };
+    let Some(choose) = with.get("choose") else {
+        return;
+    };
+    let names: Vec<&Spanned<DeValue<'_>>> = match choose.get_ref() {
+        DeValue::Array(items) => items.iter().collect(),
+        _one => vec![choose],
+    };
+    let below = || {
+        (0..draft.tasks.len())
+            .filter(|other| graph.upstream(*other).any(|above| above == index))
+            .map(|other| draft.tasks[other].id.as_str())
+    };
+    for name in names {
+        let DeValue::String(id) = name.get_ref() else {
+            continue;
+        };
+        if language::is_template(id) || below().any(|one| one == id) {
+            continue;
+        }
+        let hint = match tasks.contains_key(id.as_ref()) {
+            true => Some(format!(
+                "add {} to `after` of task {}",
+                quoted(&task.id),
+                quoted(id)
+            )),
+            false => report.guess(id, below(), || {
+                Some(format!("directly downstream are {}", quoted_list(below())))
+            }),
+        };
+        report.refuse(
+            name.span(),
+            format!(
+                "branch {} chooses {}, which is not directly downstream of it",
+                quoted(&task.id),
+                quoted(id)
+            ),
+            "not directly downstream",
+            hint,
+        );
+    }
+}
+
+fn walk<'t>(value: &'t Spanned<DeValue<'_>>, texts: &mut Vec<(&'t str, Range<usize>)>) {
+    match value.get_ref() {
+        DeValue::String(text) if language::is_template(text) => texts.push((text, value.span())),
+        DeValue::Array(items) => items.iter().for_each(|item| walk(item, texts)),
+        DeValue::Table(entries) => {
+            Table::new("", 0..0, entries)
+                .entries()
+                .into_iter()
+                .for_each(|entry| walk(entry.value, texts));
+        }
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_) => {}
     }
 }
 
@@ -73,25 +167,6 @@ fn collect<'t>(
     with: &'t Spanned<DeValue<'_>>,
     texts: &mut Vec<(&'t str, Range<usize>)>,
 ) {
-    fn walk<'t>(value: &'t Spanned<DeValue<'_>>, texts: &mut Vec<(&'t str, Range<usize>)>) {
-        match value.get_ref() {
-            DeValue::String(text) if language::is_template(text) => {
-                texts.push((text, value.span()))
-            }
-            DeValue::Array(items) => items.iter().for_each(|item| walk(item, texts)),
-            DeValue::Table(entries) => {
-                Table::new("", 0..0, entries)
-                    .entries()
-                    .into_iter()
-                    .for_each(|entry| walk(entry.value, texts));
-            }
-            DeValue::String(_)
-            | DeValue::Integer(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_) => {}
-        }
-    }
     let DeValue::Table(entries) = with.get_ref() else {
         return;
     };
@@ -125,12 +200,47 @@ enum Reads {
     Everything,
     /// When the task becomes ready: no try has a number yet, and outputs are not at hand.
     BeforeItStarts,
+    /// When a try starts that makes the items.
+    NoItem,
 }
 
 impl Checking<'_, '_, '_> {
+    /// An expression without braces, and the template that was made of it.
+    fn expression(&self, written: &Text, template: &str, report: &mut Report<'_>) {
+        let shift = if language::is_template(&written.text) {
+            0
+        } else {
+            "{{ ".len()
+        };
+        let place = |report: &Report<'_>, part: Range<usize>| {
+            let end = written.text.len();
+            let start = part.start.saturating_sub(shift).min(end);
+            let part = start..part.end.saturating_sub(shift).clamp(start, end);
+            inside(report.source(), &written.span, &written.text, part)
+        };
+        if self.parsed(template, &place, report) && !language::is_lone(template) {
+            report.refuse(
+                written.span.clone(),
+                "`when` must be one expression",
+                "more than one",
+                Some("write it without braces, as in `when = \"params.full\"`".to_owned()),
+            );
+        }
+    }
+
     fn template(&self, text: &str, value: &Range<usize>, report: &mut Report<'_>) {
         let place =
             |report: &Report<'_>, part: Range<usize>| inside(report.source(), value, text, part);
+        self.parsed(text, &place, report);
+    }
+
+    /// False when it cannot be parsed.
+    fn parsed(
+        &self,
+        text: &str,
+        place: &dyn Fn(&Report<'_>, Range<usize>) -> Range<usize>,
+        report: &mut Report<'_>,
+    ) -> bool {
         let template = match language::read(text) {
             Ok(template) => template,
             Err(error) => {
@@ -142,7 +252,7 @@ impl Checking<'_, '_, '_> {
                     "",
                     Some(hint.to_owned()),
                 );
-                return;
+                return false;
             }
         };
         for used in template.uses {
@@ -184,6 +294,7 @@ impl Checking<'_, '_, '_> {
                 What::Filter(_) | What::Test(_) | What::Function(_) => {}
             }
         }
+        true
     }
 
     fn path(&self, parts: &[String], span: Range<usize>, report: &mut Report<'_>) {
@@ -204,6 +315,23 @@ impl Checking<'_, '_, '_> {
                 ),
             );
             return;
+        }
+        if matches!(name, Name::Item | Name::ItemIndex) {
+            let hint = match self.reads {
+                Reads::NoItem => "`foreach` makes the items; read `params` or `outputs` there",
+                Reads::Everything | Reads::BeforeItStarts => {
+                    "give the task a `foreach`, such as `foreach = [\"a\", \"b\"]`"
+                }
+            };
+            if self.task.flow.foreach.is_none() || self.reads == Reads::NoItem {
+                report.refuse(
+                    span,
+                    format!("`{root}` is not there"),
+                    "no item here",
+                    Some(hint.to_owned()),
+                );
+                return;
+            }
         }
         match (name, rest) {
             (Name::Params, [param, ..]) => check_param(param, &self.draft.params, span, report),
@@ -226,11 +354,11 @@ impl Checking<'_, '_, '_> {
                     Some(format!("it has {}", quoted_list(keys.iter().copied()))),
                 );
             }
-            (Name::Scalar, [key, ..]) => {
+            (Name::Scalar | Name::ItemIndex, [key, ..]) => {
                 let message = format!("`{root}` is a plain value and has no {}", quoted(key));
                 report.refuse(span, message, "", None);
             }
-            (Name::Params | Name::Table(_) | Name::Scalar, _) => {}
+            (Name::Params | Name::Table(_) | Name::Scalar | Name::Item | Name::ItemIndex, _) => {}
         }
     }
 
@@ -312,7 +440,25 @@ impl Checking<'_, '_, '_> {
             report.refuse(span, message, "may not have run yet", Some(hint));
             return;
         }
-        let Some((name, kind)) = name.zip(self.draft.tasks[above].kind.as_ref()) else {
+        let above = &self.draft.tasks[above];
+        if above.flow.foreach.is_some() {
+            if let Some(name) = name {
+                report.refuse(
+                    span,
+                    format!(
+                        "the output of {} is a list with one entry for each item, and has no {}",
+                        quoted(id),
+                        quoted(name)
+                    ),
+                    "a list",
+                    Some(format!(
+                        "use `outputs.{id} | map(attribute=\"{name}\")`, or `outputs.{id}[0].{name}`"
+                    )),
+                );
+            }
+            return;
+        }
+        let Some((name, kind)) = name.zip(above.kind.as_ref()) else {
             return;
         };
         let Outputs::Known(known) = kind.outputs() else {

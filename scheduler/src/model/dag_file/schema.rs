@@ -32,6 +32,23 @@ pub fn schema(registry: &Registry) -> Value {
                 "additionalProperties": false,
                 "properties": policy(),
             },
+            "groups": {
+                "type": "object",
+                "description": "What there is to say of groups of tasks: those whose id begins with the group's name and a dot",
+                "propertyNames": { "pattern": NAME },
+                "additionalProperties": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "properties": {
+                        "description": { "type": "string", "description": "One sentence for people" },
+                        "after": {
+                            "type": "array",
+                            "items": { "type": "string" },
+                            "description": "What the first tasks of the group come after",
+                        },
+                    },
+                },
+            },
             "tasks": {
                 "type": "object",
                 "description": "The tasks, by id",
@@ -178,6 +195,11 @@ fn policy() -> Value {
             "default": default.concurrency_limit,
             "description": "How many tasks with the same concurrency key may be running at once",
         },
+        "depends_on_previous": {
+            "type": "boolean",
+            "default": default.depends_on_previous,
+            "description": "It waits until the same task of the run before has succeeded or was skipped",
+        },
     })
 }
 
@@ -198,13 +220,16 @@ fn task(registry: &Registry) -> Value {
             "items": { "type": "string" },
             "uniqueItems": true,
             "default": [],
-            "description": "The tasks directly upstream",
+            "description": "The tasks or groups directly upstream",
         }),
     );
     properties.insert(
         "with".to_owned(),
         json!({ "type": "object", "description": "The kind's own settings" }),
     );
+    for (key, schema) in flow() {
+        properties.insert(key.to_owned(), schema);
+    }
     if let Value::Object(policy) = policy() {
         properties.extend(policy);
     }
@@ -220,6 +245,58 @@ fn task(registry: &Registry) -> Value {
         task["allOf"] = Value::Array(by_kind);
     }
     task
+}
+
+/// The keys that belong to a task and decide about it besides its trigger rule.
+fn flow() -> [(&'static str, Value); 6] {
+    [
+        (
+            "when",
+            json!({
+                "type": "string",
+                "description": "An expression over params, dates and outputs; where it is false the task is skipped",
+            }),
+        ),
+        (
+            "setup",
+            json!({
+                "type": "boolean",
+                "default": false,
+                "description": "It prepares what the tasks below it need; they follow it when it fails or is skipped",
+            }),
+        ),
+        (
+            "teardown",
+            json!({
+                "type": "boolean",
+                "default": false,
+                "description": "It runs when its setup succeeded and the work between is done, whatever came of it",
+            }),
+        ),
+        (
+            "foreach",
+            json!({
+                "oneOf": [{ "type": "array" }, { "$ref": "#/$defs/template" }],
+                "description": "A list, or a template that gives one: the task has one instance for each item",
+            }),
+        ),
+        (
+            "item_name",
+            json!({
+                "type": "string",
+                "description": "What an item is called; a template that may read `item` and `item_index`",
+            }),
+        ),
+        (
+            "max_active_items",
+            json!({
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 10_000,
+                "description": "How many items of a run may be running at once; no limit without it",
+            }),
+        ),
+    ]
 }
 
 fn by_kind(kind: &dyn Kind) -> Value {

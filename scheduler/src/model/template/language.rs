@@ -84,6 +84,11 @@ pub(in crate::model) fn is_template(text: &str) -> bool {
         })
 }
 
+/// Whether a text is exactly one `{{ expression }}`, whose value keeps its type.
+pub(in crate::model) fn is_lone(text: &str) -> bool {
+    read(text).is_ok_and(|template| matches!(template.shape, Shape::Lone(_)))
+}
+
 /// Parses a template and finds everything it uses.
 pub(in crate::model) fn read(text: &str) -> Result<Template, SyntaxError> {
     let mut tokens = 0;

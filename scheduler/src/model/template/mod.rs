@@ -42,6 +42,8 @@ pub struct Values {
     pub data_interval_start: DateTime<Utc>,
     /// End of the run's data interval, exclusive.
     pub data_interval_end: DateTime<Utc>,
+    /// The item of a `foreach` and its place in the list.
+    pub item: Option<(Value, i32)>,
 }
 
 /// A template that cannot be rendered.
@@ -67,10 +69,14 @@ pub(super) enum Name {
     Table(&'static [&'static str]),
     /// Text or a number.
     Scalar,
+    /// The item of a `foreach`: whatever the list holds.
+    Item,
+    /// Its place in the list.
+    ItemIndex,
 }
 
 /// Every name a template may begin a path with.
-pub(super) const NAMES: [(&str, Name); 12] = [
+pub(super) const NAMES: [(&str, Name); 14] = [
     ("params", Name::Params),
     ("outputs", Name::Outputs),
     ("dag", Name::Table(&["id"])),
@@ -83,6 +89,8 @@ pub(super) const NAMES: [(&str, Name); 12] = [
     ("ds", Name::Scalar),
     ("ds_nodash", Name::Scalar),
     ("ts", Name::Scalar),
+    ("item", Name::Item),
+    ("item_index", Name::ItemIndex),
 ];
 
 /// Renders every template in a `with` table. Keys are never templates. A string that is exactly one `{{ expression }}`
@@ -115,6 +123,39 @@ pub fn render_text(called: &str, text: &str, values: &Values) -> Result<String, 
         Some((_, Value::String(text))) => text,
         Some((_, other)) => other.to_string(),
         None => String::new(),
+    })
+}
+
+/// Whether `when` lets a task run.
+///
+/// # Errors
+/// It names something that is not there, or its value is neither true nor false.
+pub fn is_true(when: &str, values: &Values) -> Result<bool, Error> {
+    let rendered = render(
+        &Map::from_iter([("when".to_owned(), Value::String(when.to_owned()))]),
+        values,
+    )?;
+    let value = rendered.into_iter().next().map(|(_, value)| value);
+    Ok(match value {
+        Some(Value::Bool(truth)) => truth,
+        Some(Value::Null) | None => false,
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(Value::Object(table)) => !table.is_empty(),
+        Some(Value::String(text)) => match text.trim() {
+            "true" | "True" => true,
+            "false" | "False" | "" => false,
+            _other => {
+                return Err(Error {
+                    path: "when".to_owned(),
+                    message: format!(
+                        "`when` is the text {}, neither true nor false",
+                        quoted(&text)
+                    ),
+                    hint: Some("compare it, as in `params.mode == \"full\"`".to_owned()),
+                });
+            }
+        },
     })
 }
 
@@ -211,7 +252,13 @@ fn names(values: &Values) -> Map<String, Value> {
         "ts": text(values.logical_date),
     });
     match names {
-        Value::Object(names) => names,
+        Value::Object(mut names) => {
+            if let Some((item, index)) = &values.item {
+                names.insert("item".to_owned(), item.clone());
+                names.insert("item_index".to_owned(), Value::from(*index));
+            }
+            names
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             Map::new()
         }

@@ -22,6 +22,7 @@ fn values() -> Values {
         logical_date: at("2026-03-28T02:00:00Z"),
         data_interval_start: at("2026-03-28T02:00:00Z"),
         data_interval_end: at("2026-03-29T02:00:00.5+01:00"),
+        item: None,
     }
 }
 

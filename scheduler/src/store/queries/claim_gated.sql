@@ -20,9 +20,10 @@ with taken as (
     set state = 'running', worker_id = $1, epoch = epoch + 1, started_at = clock_timestamp(),
         tries = tries + case when exists (select from resume s where s.instance_id = i.instance_id offset 0) then 0 else 1 end
     where instance_id = any (array(select instance_id from taken)) and state = 'queued'
-    returning instance_id, run_id, ordinal, epoch, tries, tries_allowed, lost
+    returning instance_id, run_id, ordinal, map_index, epoch, tries, tries_allowed, lost
 )
-select c.instance_id as "instance_id?: InstanceId", c.run_id as "run_id?: RunId", c.ordinal as "ordinal?",
+select c.instance_id as "instance_id?: InstanceId", c.run_id as "run_id?: RunId", c.ordinal as "ordinal?", c.map_index as "map_index?",
+    case when c.map_index >= 0 then (select m.item from map_item m where m.instance_id = c.instance_id) end as "item?",
     c.epoch as "epoch?", c.tries as "tries?", c.tries_allowed as "tries_allowed?", c.lost as "lost?",
     r.dag_id as "dag_id?: DagId", r.version_id as "version_id?: VersionId", r.logical_date as "logical_date?",
     r.data_interval_start as "data_interval_start?", r.data_interval_end as "data_interval_end?",

@@ -41,14 +41,15 @@ with claimer as (
     set state = 'running', worker_id = $1, epoch = epoch + 1, started_at = clock_timestamp(),
         tries = tries + case when exists (select from resume s where s.instance_id = i.instance_id offset 0) then 0 else 1 end
     where instance_id = any (array(select instance_id from taken)) and state = 'queued'
-    returning instance_id, run_id, ordinal, epoch, tries, tries_allowed, lost
+    returning instance_id, run_id, ordinal, map_index, epoch, tries, tries_allowed, lost
 ), known as (
     select c.*, r.dag_id, r.version_id, r.logical_date, r.data_interval_start, r.data_interval_end,
         (select p.params from run_params p where p.run_id = c.run_id) as params,
         (select s.resume from resume s where s.instance_id = c.instance_id) as resume
     from claimed c cross join lateral (select * from run where run_id = c.run_id offset 0) r
 )
-select k.instance_id as "instance_id?: InstanceId", k.run_id as "run_id?: RunId", k.ordinal as "ordinal?",
+select k.instance_id as "instance_id?: InstanceId", k.run_id as "run_id?: RunId", k.ordinal as "ordinal?", k.map_index as "map_index?",
+    case when k.map_index >= 0 then (select m.item from map_item m where m.instance_id = k.instance_id) end as "item?",
     k.epoch as "epoch?", k.tries as "tries?", k.tries_allowed as "tries_allowed?", k.lost as "lost?",
     k.dag_id as "dag_id?: DagId", k.version_id as "version_id?: VersionId", k.logical_date as "logical_date?",
     k.data_interval_start as "data_interval_start?", k.data_interval_end as "data_interval_end?",

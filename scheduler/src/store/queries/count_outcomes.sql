@@ -15,5 +15,5 @@ set pending = i.pending - d.total, ok = i.ok + d.ok, failed = i.failed + d.faile
     upstream_failed = i.upstream_failed + d.upstream_failed, skipped = i.skipped + d.skipped
 from delta d
 where i.run_id = d.run_id and i.ordinal = d.ordinal
-returning i.run_id as "run_id: RunId", i.ordinal, i.state as "state: TaskState", i.pending, i.ok, i.failed,
+returning i.instance_id as "instance_id?: InstanceId", i.run_id as "run_id: RunId", i.ordinal, i.state as "state: TaskState", i.pending, i.ok, i.failed,
     i.upstream_failed, i.skipped

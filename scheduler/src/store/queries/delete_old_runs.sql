@@ -7,6 +7,8 @@ with instances as (
     delete from frozen where instance_id = any (array(select instance_id from instances)) returning instance_id
 ), resumes as (
     delete from resume where instance_id = any (array(select instance_id from instances))
+), items as (
+    delete from map_item where instance_id = any (array(select instance_id from instances))
 ), params as (
     delete from run_params where run_id = any($1::bigint[])
 ), runs as (

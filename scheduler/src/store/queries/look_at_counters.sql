@@ -7,7 +7,7 @@ with outcome as (
         count(*) filter (where u.state = 'upstream_failed') as upstream_failed,
         count(*) filter (where u.state = 'skipped') as skipped
     from run r join task_instance u on u.run_id = r.run_id
-    where r.state in ('queued', 'running')
+    where r.state in ('queued', 'running') and u.map_index >= -1
     group by r.run_id, u.ordinal
 ), above as (
     select o.run_id, e.downstream as ordinal, sum(o.pending)::integer as pending, sum(o.ok)::integer as ok,
@@ -16,7 +16,7 @@ with outcome as (
     from outcome o join edge e on e.version_id = o.version_id and e.upstream = o.ordinal
     group by o.run_id, e.downstream
 ), recount as (
-    select i.*, r.dag_id, r.version_id, t.task_id, i.state = 'waiting' and r.state = 'running' as may_be_promoted,
+    select i.*, r.dag_id, r.version_id, t.task_id, i.state = 'waiting' and i.map_index >= -1 and r.state = 'running' as may_be_promoted,
         t.trigger_rule = 'always' as runs_always, t.upstream_count,
         coalesce(a.pending, 0) as true_pending, coalesce(a.ok, 0) as true_ok, coalesce(a.failed, 0) as true_failed,
         coalesce(a.upstream_failed, 0) as true_upstream_failed, coalesce(a.skipped, 0) as true_skipped

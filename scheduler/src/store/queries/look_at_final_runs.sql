@@ -8,5 +8,5 @@ select case when r.run_id is null then 'instance_without_run' else 'unfinished_i
 from task_instance i left join run r on r.run_id = i.run_id
 left join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
 where i.state in ('waiting', 'queued', 'running', 'sleeping')
-    and (r.run_id is null or r.state in ('success', 'failed', 'cancelled'))
+    and i.map_index >= -1 and (r.run_id is null or r.state in ('success', 'failed', 'cancelled'))
 order by i.run_id, i.instance_id

@@ -3,7 +3,7 @@ with recount as (
     select r.run_id,
         (count(*) filter (where i.state in ('waiting', 'queued', 'running', 'sleeping')))::integer as unfinished,
         (count(*) filter (where i.state in ('failed', 'cancelled') and not t.allow_failure))::integer as failures
-    from run r left join task_instance i on i.run_id = r.run_id
+    from run r left join task_instance i on i.run_id = r.run_id and i.map_index >= -1
     left join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
     where r.state in ('queued', 'running')
     group by r.run_id

@@ -4,7 +4,7 @@ with counted as (
         (count(*) filter (where i.state in ('failed', 'cancelled') and not t.allow_failure))::integer as failures
     from run r join task_instance i on i.run_id = r.run_id
     join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
-    where r.run_id = $1
+    where r.run_id = $1 and i.map_index >= -1
 )
 update run r set unfinished = c.unfinished, failures = c.failures from counted c
 where r.run_id = $1 and r.state in ('queued', 'running')

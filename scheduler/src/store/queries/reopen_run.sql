@@ -4,7 +4,7 @@ with counted as (
         (count(*) filter (where i.state in ('failed', 'cancelled') and not t.allow_failure))::integer as failures
     from task_instance i join run r on r.run_id = i.run_id
     join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
-    where i.run_id = $1
+    where i.run_id = $1 and i.map_index >= -1
 )
 update run set unfinished = c.unfinished, failures = c.failures, finished_at = null,
     started_at = coalesce(started_at, clock_timestamp()),

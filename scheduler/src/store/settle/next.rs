@@ -86,7 +86,7 @@ pub(super) fn what_next(ended: &Ended, task: &Task) -> Next {
             }),
             output: None,
         },
-        Ending::GivenBack => Next {
+        Ending::GivenBack | Ending::Expanded { .. } => Next {
             state: TaskState::Queued,
             sleep: None,
             resume: None,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::{
-    Counters, Ended, Final, Step,
+    Counters, Ended, Ending, Final, Step,
     next::{Next, class_name},
 };
 use crate::{
@@ -73,6 +73,7 @@ impl Row {
         match self.what.as_str() {
             "settled" => Some(Written::Settled(self.instance_id?)),
             "counted" => Some(Written::Counted(Counters {
+                instance_id: self.instance_id,
                 run_id: self.run_id?,
                 ordinal: self.ordinal?,
                 state: self.state?,
@@ -309,7 +310,9 @@ pub(super) async fn requeue<'a>(
     step: &mut Step,
 ) -> Result<(), Error> {
     let again: Vec<&Execution> = accepted
-        .filter(|(_, next)| next.state == TaskState::Queued)
+        .filter(|(ended, next)| {
+            next.state == TaskState::Queued && !matches!(ended.ending, Ending::Expanded { .. })
+        })
         .map(|(ended, _)| &ended.execution)
         .collect();
     if again.is_empty() {
@@ -355,15 +358,15 @@ pub(super) async fn count_outcomes(
     .await?)
 }
 
-/// Writes the states that trigger rules decided on. The definitions are known: a verdict was made from each.
+/// Writes the states that trigger rules decided on, and says how many became claimable. The definitions are known: a verdict was made from each.
 pub(super) async fn promotions(
     connection: &mut PgConnection,
     promoted: &[Final],
     gates: &[Gates],
     definition: impl Fn(VersionId) -> Option<Arc<Dag>>,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     if promoted.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let mut runs = Vec::with_capacity(promoted.len());
     let mut ordinals = Vec::with_capacity(promoted.len());
@@ -392,7 +395,7 @@ pub(super) async fn promotions(
     }
     let run_gates: Vec<Option<String>> = gates.iter().map(|gates| gates.of_run.clone()).collect();
     let key_gates: Vec<Option<String>> = gates.iter().map(|gates| gates.of_key.clone()).collect();
-    sqlx::query_file!(
+    let made = sqlx::query_file!(
         "src/store/queries/promote_instances.sql",
         &runs,
         &ordinals,
@@ -406,7 +409,7 @@ pub(super) async fn promotions(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(usize::try_from(made.rows_affected()).unwrap_or(usize::MAX))
 }
 
 fn columns(rows: &[Final]) -> (Vec<i64>, Vec<i64>, Vec<i32>, Vec<TaskState>) {

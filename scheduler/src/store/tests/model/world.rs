@@ -321,6 +321,7 @@ impl World {
                 instance.sleep = Some((SleepReason::Deferred, Due::Soon));
                 instance.resumes = true;
             }
+            Ending::Expanded { .. } => panic!("no task here has items"),
             Ending::GivenBack => {
                 instance.become_by(TaskState::Queued, By::Release);
                 instance.tries -= begun_here;

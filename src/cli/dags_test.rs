@@ -1,0 +1,259 @@
+//! `pinwheel dags test`: one run of a DAG file in this process, without a server and without Postgres.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeZone, Utc};
+use clap::Args;
+use pinwheel_scheduler::{
+    local::{self, Event, Mock, Report, Request},
+    model::{Dag, RunState, TaskState},
+};
+use serde_json::Value;
+
+use super::output;
+use crate::{
+    failure::{Failure, Result},
+    registry,
+    settings::Settings,
+    shutdown,
+};
+
+/// Arguments of `dags test`.
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    /// A DAG file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The logical date: a day, or a time in RFC 3339 [default: now]
+    #[arg(long, value_name = "DATE")]
+    date: Option<String>,
+    /// A param of the run; may be given several times
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    params: Vec<String>,
+    /// What a task does instead of running: success, failed, skipped, or branch:ID,ID; may be given several times
+    #[arg(long = "mock", value_name = "TASK=OUTCOME")]
+    mocks: Vec<String>,
+    /// What a task answers that is mocked with success; may be given several times
+    #[arg(long = "output", value_name = "TASK=JSON")]
+    outputs: Vec<String>,
+    /// How many tasks run at once
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    slots: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub(crate) async fn test(settings: &Settings, arguments: Test) -> Result<()> {
+    let dag = load(&arguments, settings).await?;
+    let registry = registry::for_test(settings).await?;
+    let request = request(&dag, &arguments)?;
+    let is_quiet = arguments.json;
+    let cancel = shutdown::token();
+    let report = local::run(
+        Arc::clone(&dag),
+        registry,
+        request,
+        cancel.clone(),
+        |event| {
+            if !is_quiet {
+                say(&event);
+            }
+        },
+    )
+    .await;
+    if cancel.is_cancelled() {
+        return Err(Failure::failed("stopped before the run had ended"));
+    }
+    if arguments.json {
+        output::json(&report)?;
+    } else {
+        output::text(&described(&report))?;
+    }
+    verdict(&dag, &report)
+}
+
+async fn load(arguments: &Test, settings: &Settings) -> Result<Arc<Dag>> {
+    let checked = super::check::check(&arguments.file, &settings.dags_folder).await?;
+    match checked.only() {
+        Some(dag) => Ok(dag),
+        None => {
+            if arguments.file.is_dir() {
+                return Err(Failure::invalid(format!(
+                    "`{}` is a folder",
+                    arguments.file.display()
+                ))
+                .hint("name one DAG file"));
+            }
+            checked.report()?;
+            Err(Failure::invalid(format!(
+                "`{}` has errors; nothing was run",
+                arguments.file.display()
+            )))
+        }
+    }
+}
+
+fn request(dag: &Dag, arguments: &Test) -> Result<Request> {
+    let given: serde_json::Map<String, Value> = super::dags::read_params(dag, &arguments.params)?;
+    let params = dag.check_params(&given).map_err(|errors| {
+        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Failure::invalid(all.join("; ")).hint(
+            "give params by `--param NAME=VALUE`; `pinwheel dags check` shows the file is good",
+        )
+    })?;
+    let logical_date = match &arguments.date {
+        Some(text) => date(dag, text)?,
+        None => Utc::now(),
+    };
+    let interval = dag.schedule.as_ref().and_then(|schedule| {
+        schedule
+            .next_after(logical_date)
+            .and_then(|tick| schedule.interval_closed_by(tick))
+            .filter(|interval| interval.start == logical_date)
+            .or_else(|| schedule.last_complete_interval(logical_date))
+    });
+    Ok(Request {
+        logical_date,
+        data_interval_start: interval.map_or(logical_date, |interval| interval.start),
+        data_interval_end: interval.map_or(logical_date, |interval| interval.end),
+        params,
+        mocks: mocks(dag, &arguments.mocks)?,
+        outputs: outputs(dag, &arguments.outputs)?,
+        slots: arguments.slots,
+    })
+}
+
+/// A day is its first moment where the schedule is.
+fn date(dag: &Dag, text: &str) -> Result<DateTime<Utc>> {
+    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
+        return Ok(instant.with_timezone(&Utc));
+    }
+    let day: NaiveDate = text.parse().map_err(|_| {
+        Failure::invalid(format!("`--date {text}` is no date"))
+            .hint("write a day such as 2026-01-31, or a time such as 2026-01-31T02:00:00Z")
+    })?;
+    let midnight = day.and_time(NaiveTime::MIN);
+    let zone = dag
+        .schedule
+        .as_ref()
+        .map_or(chrono_tz::UTC, |schedule| schedule.zone());
+    Ok(zone
+        .from_local_datetime(&midnight)
+        .earliest()
+        .map_or_else(|| midnight.and_utc(), |local| local.with_timezone(&Utc)))
+}
+
+fn mocks(dag: &Dag, given: &[String]) -> Result<BTreeMap<String, Mock>> {
+    given
+        .iter()
+        .map(|text| {
+            let (task, outcome) = of_task(dag, "--mock", "TASK=success", text)?;
+            let mock: Mock = outcome.parse().map_err(|error: local::UnknownMock| {
+                Failure::invalid(format!("`--mock {text}`: {error}"))
+                    .hint("the outcomes are success, failed, skipped and branch:ID,ID")
+            })?;
+            if let Mock::Branch(chosen) = &mock {
+                let (_, branch) = dag.task(task).expect("it was looked up a moment ago");
+                dag.check_choice(branch, chosen).map_err(|unknown| {
+                    Failure::invalid(format!(
+                        "`--mock {text}`: `{unknown}` is not directly downstream of `{task}`"
+                    ))
+                })?;
+            }
+            Ok((task.to_owned(), mock))
+        })
+        .collect()
+}
+
+fn outputs(dag: &Dag, given: &[String]) -> Result<BTreeMap<String, Value>> {
+    given
+        .iter()
+        .map(|text| {
+            let (task, json) = of_task(dag, "--output", "TASK=JSON", text)?;
+            let value = serde_json::from_str(json)
+                .map_err(|error| Failure::invalid(format!("`--output {text}`: {error}")))?;
+            Ok((task.to_owned(), value))
+        })
+        .collect()
+}
+
+/// A task and what is said of it.
+fn of_task<'t>(dag: &Dag, flag: &str, form: &str, text: &'t str) -> Result<(&'t str, &'t str)> {
+    let (task, what) = text.split_once('=').ok_or_else(|| {
+        Failure::invalid(format!("`{flag} {text}` has no `=`")).hint(format!("write {flag} {form}"))
+    })?;
+    if dag.task(task).is_none() {
+        let all: Vec<&str> = dag.tasks.iter().map(|task| task.id.as_str()).collect();
+        return Err(
+            Failure::invalid(format!("`{}` has no task `{task}`", dag.id))
+                .hint(format!("its tasks are {}", all.join(", "))),
+        );
+    }
+    Ok((task, what))
+}
+
+fn say(event: &Event) {
+    match event {
+        Event::Begins {
+            task,
+            try_number: 1,
+        } => eprintln!("{task}: begins"),
+        Event::Begins { task, try_number } => eprintln!("{task}: begins try {try_number}"),
+        Event::Line { task, line } => eprintln!("{task} | {line}"),
+        Event::Ends {
+            task,
+            state,
+            reason,
+        } => match reason {
+            Some(reason) => eprintln!("{task}: {state}: {reason}"),
+            None => eprintln!("{task}: {state}"),
+        },
+    }
+}
+
+fn described(report: &Report) -> String {
+    let rows = report.tasks.iter().map(|(task, state)| {
+        let items = report.items.get(task).and_then(Value::as_array);
+        let reason = report.reasons.get(task).and_then(Value::as_str);
+        let note = match items {
+            Some(items) => {
+                let of =
+                    |state: TaskState| items.iter().filter(|item| **item == state.as_str()).count();
+                format!(
+                    "{} items: {} success, {} failed, {} skipped",
+                    items.len(),
+                    of(TaskState::Success),
+                    of(TaskState::Failed),
+                    of(TaskState::Skipped)
+                )
+            }
+            None => String::new(),
+        };
+        let note = match (note.is_empty(), reason) {
+            (true, reason) => reason.unwrap_or_default().to_owned(),
+            (false, None) => note,
+            (false, Some(reason)) => format!("{note}; {reason}"),
+        };
+        [
+            task.clone(),
+            state.as_str().unwrap_or_default().to_owned(),
+            note,
+        ]
+    });
+    format!(
+        "{}\n\nrun: {}",
+        output::columns(["task", "state", "why"], rows),
+        report.state
+    )
+}
+
+fn verdict(dag: &Dag, report: &Report) -> Result<()> {
+    match report.state {
+        RunState::Success => Ok(()),
+        RunState::Failed | RunState::Queued | RunState::Running | RunState::Cancelled => {
+            Err(Failure::failed(format!("the run of `{}` failed", dag.id)))
+        }
+    }
+}
