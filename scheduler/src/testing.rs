@@ -148,7 +148,7 @@ type Body = dyn Fn(Context, Map<String, Value>) -> BoxFuture<'static, Result<Out
     + Sync;
 
 /// The kind `test`: a closure.
-pub(crate) struct Closure(Box<Body>);
+pub(crate) struct Closure(&'static str, Arc<Body>);
 
 /// A registry whose kind `test` is this closure.
 pub(crate) fn kinds<F>(
@@ -157,16 +157,28 @@ pub(crate) fn kinds<F>(
 where
     F: Future<Output = Result<Outcome, Failure>> + Send + 'static,
 {
-    let kind: Arc<dyn Kind> = Arc::new(Closure(Box::new(move |context, with| {
-        Box::pin(body(context, with))
-    })));
-    Registry::new([kind])
+    kinds_named(&["test"], body)
+}
+
+/// The same for kinds of several names.
+pub(crate) fn kinds_named<F>(
+    names: &[&'static str],
+    body: impl Fn(Context, Map<String, Value>) -> F + Send + Sync + 'static,
+) -> Registry
+where
+    F: Future<Output = Result<Outcome, Failure>> + Send + 'static,
+{
+    let body: Arc<Body> = Arc::new(move |context, with| Box::pin(body(context, with)));
+    Registry::new(names.iter().map(|name| {
+        let kind: Arc<dyn Kind> = Arc::new(Closure(name, Arc::clone(&body)));
+        kind
+    }))
 }
 
 #[async_trait]
 impl Kind for Closure {
     fn name(&self) -> &'static str {
-        "test"
+        self.0
     }
 
     fn summary(&self) -> &'static str {
@@ -182,7 +194,7 @@ impl Kind for Closure {
     }
 
     async fn run(&self, context: &Context, with: Map<String, Value>) -> Result<Outcome, Failure> {
-        (self.0)(context.clone(), with).await
+        (self.1)(context.clone(), with).await
     }
 }
 

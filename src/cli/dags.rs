@@ -58,6 +58,8 @@ Examples:
 Retries follow at once; pools, queues and the run before play no part.
 Exits with 1 when the run failed.")]
     Test(super::dags_test::Test),
+    /// Add a DAG file to the DAG folder
+    New(super::init::New),
     /// Print the JSON Schema of DAG files, for editors
     Schema,
 }
@@ -166,6 +168,7 @@ impl Command {
             Self::Pause(arguments) => set_paused(settings, &arguments.dag, Paused::Paused).await,
             Self::Unpause(arguments) => set_paused(settings, &arguments.dag, Paused::Active).await,
             Self::Test(arguments) => super::dags_test::test(settings, arguments).await,
+            Self::New(arguments) => super::init::new_dag(settings, &arguments).await,
             Self::Schema => output::json(&dag_file::schema(
                 &registry::for_checks(&settings.dags_folder).await?,
             )),

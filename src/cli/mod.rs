@@ -8,6 +8,7 @@ mod dags_test;
 mod db;
 mod emulate;
 mod env;
+mod init;
 mod logs;
 pub(crate) mod output;
 mod pools;
@@ -40,7 +41,9 @@ use crate::{
 Start here:
   pinwheel demo                     the whole pipeline on real pins; pages on http://127.0.0.1:8080
   pinwheel standalone               everything in one process over the DAG files in dags/
+  pinwheel init DIR                 a new project whose DAG runs
   pinwheel dags check               check DAG files; needs nothing running
+  pinwheel dags test FILE           run a DAG once in this process; needs nothing running
   pinwheel dags trigger ID --wait   run a DAG now and wait for it
 
 Exit codes:
@@ -60,6 +63,8 @@ pub(crate) struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Lay out a new project: settings, a DAG that runs, a dataset, editor settings
+    Init(init::Init),
     /// Show the whole pipeline at work on 200 real pins, with services of its own
     Demo(DemoArguments),
     /// Run every role in one process, with services of its own where none are set
@@ -138,6 +143,7 @@ impl CommandLine {
     pub(crate) async fn run(self) -> Result<()> {
         let settings = || Settings::read(&self.flags);
         match self.command {
+            Command::Init(arguments) => init::init(&arguments).await,
             Command::Demo(arguments) => demo::run(&settings()?, &arguments).await,
             Command::Standalone => standalone::run(&settings()?).await,
             Command::Scheduler => roles::run_scheduler(&settings()?).await,
