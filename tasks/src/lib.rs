@@ -8,11 +8,13 @@
 
 #[cfg(all(feature = "s3", feature = "polars"))]
 mod blocking;
+mod branch;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod clean;
 mod context;
 pub mod dataset;
 pub mod duration;
+mod given;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
@@ -22,6 +24,7 @@ mod kind;
 pub mod lake;
 pub mod landing;
 mod noop;
+mod orchestrator;
 mod outcome;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod query;
@@ -35,6 +38,7 @@ mod shell;
 mod wait;
 pub mod warden;
 
+pub use branch::Branch;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub use clean::Clean;
 pub use context::{
@@ -44,6 +48,9 @@ pub use context::{
 pub use kafka_to_s3::KafkaToS3;
 pub use kind::{Field, FieldType, Kind, Outputs, Presence, Problem};
 pub use noop::Noop;
+pub use orchestrator::{
+    Alone, Orchestrator, OrchestratorError, RunSeen, RunState, WantedRun, WhichRun,
+};
 pub use outcome::{Failure, FailureClass, Outcome};
 pub use registry::Registry;
 #[cfg(all(feature = "s3", feature = "polars"))]
@@ -53,9 +60,10 @@ pub use shell::Shell;
 pub use wait::Wait;
 pub use warden::Warden;
 
-/// The kinds that need no client: `noop`, `shell` and `wait`.
+/// The kinds that need no client.
 pub fn light_kinds() -> Vec<std::sync::Arc<dyn Kind>> {
     vec![
+        std::sync::Arc::new(Branch),
         std::sync::Arc::new(Noop),
         std::sync::Arc::new(Shell::default()),
         std::sync::Arc::new(Wait),

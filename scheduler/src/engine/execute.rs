@@ -153,6 +153,7 @@ impl Executor {
             log,
             cancel: cancel.clone(),
             durable: Arc::new(Fenced::new(self.store.clone(), &claimed.execution)),
+            orchestrator: Arc::new(pinwheel_tasks::Alone),
             resume: claimed.resume.clone(),
         };
         let mut running = tokio::spawn(async move { kind.run(&context, with).await });
