@@ -15,6 +15,8 @@ mod context;
 pub mod dataset;
 pub mod duration;
 mod given;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
@@ -33,9 +35,11 @@ mod registry;
 pub mod report;
 #[cfg(feature = "s3")]
 pub mod s3;
+mod sensor;
 mod settings;
 mod shell;
 mod wait;
+mod wait_until;
 pub mod warden;
 
 pub use branch::Branch;
@@ -44,6 +48,8 @@ pub use clean::Clean;
 pub use context::{
     Context, CursorMove, CursorPosition, Durable, DurableError, Instance, Log, LogStream,
 };
+#[cfg(feature = "http")]
+pub use http::{Http, WaitForHttp};
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
 pub use kafka_to_s3::KafkaToS3;
 pub use kind::{Field, FieldType, Kind, Outputs, Presence, Problem};
@@ -58,6 +64,7 @@ pub use report::Report;
 pub use settings::{KafkaSettings, S3Addressing, S3Credentials, S3Settings};
 pub use shell::Shell;
 pub use wait::Wait;
+pub use wait_until::WaitUntil;
 pub use warden::Warden;
 
 /// The kinds that need no client.
@@ -67,5 +74,6 @@ pub fn light_kinds() -> Vec<std::sync::Arc<dyn Kind>> {
         std::sync::Arc::new(Noop),
         std::sync::Arc::new(Shell::default()),
         std::sync::Arc::new(Wait),
+        std::sync::Arc::new(WaitUntil),
     ]
 }
