@@ -94,9 +94,7 @@ impl<'a> Given<'a> {
         match value {
             Value::Array(items) => items
                 .iter()
-                .map(|item| {
-                    plain(item).ok_or_else(|| wrong(&format!("{field}[]"), "a text", item))
-                })
+                .map(|item| plain(item).ok_or_else(|| wrong(&format!("{field}[]"), "a text", item)))
                 .collect::<Result<_, _>>()
                 .map(Some),
             one => plain(one)

@@ -25,9 +25,7 @@ pub(crate) const URL: Field = Field {
 pub(crate) const METHOD: Field = Field {
     name: "method",
     field_type: FieldType::Text,
-    presence: Presence::Optional {
-        default: "\"GET\"",
-    },
+    presence: Presence::Optional { default: "\"GET\"" },
     doc: "The method, such as `POST`",
 };
 pub(crate) const HEADERS: Field = Field {
@@ -51,9 +49,7 @@ pub(crate) const JSON: Field = Field {
 pub(crate) const EXPECT: Field = Field {
     name: "expect",
     field_type: FieldType::Any,
-    presence: Presence::Optional {
-        default: "\"2xx\"",
-    },
+    presence: Presence::Optional { default: "\"2xx\"" },
     doc: "The statuses that are a success: a number, a class such as `\"2xx\"`, or a list of them",
 };
 pub(crate) const REQUEST_TIMEOUT: Field = Field {
@@ -114,10 +110,10 @@ pub(crate) fn check(with: &Map<String, Value>) -> Vec<Problem> {
             hint: failure.hint,
         });
     };
-    let is_written = |field: &str| match with.get(field) {
-        Some(Value::String(text)) => !text.contains("{{") && !text.contains("{%"),
-        Some(_) => true,
-        None => false,
+    let is_written = |field: &str| {
+        with.get(field)
+            .map(Value::to_string)
+            .is_some_and(|text| !text.contains("{{") && !text.contains("{%"))
     };
     if is_written("url")
         && let Err(failure) = url(Given::new(with))
@@ -143,10 +139,7 @@ impl Request {
         let mut headers = HeaderMap::new();
         for (name, value) in given.text_table("headers")? {
             let name = HeaderName::from_str(&name).map_err(|_| {
-                Failure::permanent(format!(
-                    "`{}` is no name of a header",
-                    name.escape_debug()
-                ))
+                Failure::permanent(format!("`{}` is no name of a header", name.escape_debug()))
             })?;
             let mut value = HeaderValue::from_str(&value).map_err(|_| {
                 Failure::permanent(format!(
@@ -235,7 +228,9 @@ impl Exchange {
         };
         while let Some(chunk) = response.chunk().await.map_err(explain)? {
             let room = limit - answer.body.len();
-            answer.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            answer
+                .body
+                .extend_from_slice(&chunk[..chunk.len().min(room)]);
             if chunk.len() > room {
                 answer.is_cut = true;
                 break;
@@ -309,8 +304,9 @@ fn explain(request: &Request, error: reqwest::Error) -> Failure {
     let called = request.called();
     if error.is_timeout() {
         let timeout = crate::duration::text(request.timeout);
-        return Failure::retryable(format!("`{called}` had no whole answer"))
-            .with_hint(format!("connecting may take 10s, all of it {timeout} (`request_timeout`)"));
+        return Failure::retryable(format!("`{called}` had no whole answer")).with_hint(format!(
+            "connecting may take 10s, all of it {timeout} (`request_timeout`)"
+        ));
     }
     // The client's own words on top repeat the URL; the cause at the bottom says what happened.
     let is_certain = error.is_builder() || error.is_redirect();

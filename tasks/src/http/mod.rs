@@ -78,7 +78,10 @@ impl Kind for Http {
             ("status", "The status, such as 200"),
             ("headers", "The kept headers, by their names in lower case"),
             ("json", "The body, when it is JSON; null otherwise"),
-            ("text", "The body as text, when it is not JSON; null otherwise"),
+            (
+                "text",
+                "The body as text, when it is not JSON; null otherwise",
+            ),
             ("is_cut", "Whether the text was longer than `limit`"),
         ])
     }

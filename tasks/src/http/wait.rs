@@ -135,7 +135,9 @@ impl WaitForHttp {
             return Ok(Seen::There(json!({ "status": status, "value": found })));
         }
         let shown: String = found.to_string().chars().take(100).collect();
-        Ok(Seen::NotYet(format!("`{pointer}` of `{called}` is {shown}")))
+        Ok(Seen::NotYet(format!(
+            "`{pointer}` of `{called}` is {shown}"
+        )))
     }
 }
 
@@ -154,7 +156,11 @@ fn check_pointer(pointer: &str) -> Result<(), Failure> {
 fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => {
-            one == other || one.as_f64().zip(other.as_f64()).is_some_and(|(a, b)| a == b)
+            one == other
+                || one
+                    .as_f64()
+                    .zip(other.as_f64())
+                    .is_some_and(|(a, b)| a == b)
         }
         _ => one == other,
     }
