@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    orchestrate::Runs,
     outage::{Outage, Pauses},
     recorder::Recorder,
 };
@@ -88,6 +89,7 @@ pub(super) struct Executor {
     pub(super) registry: Registry,
     pub(super) recorder: Recorder,
     pub(super) outage: Outage,
+    pub(super) runs: Runs,
     /// Shortens what stopped kinds are given.
     pub(super) stop_at_once: CancellationToken,
 }
@@ -153,7 +155,7 @@ impl Executor {
             log,
             cancel: cancel.clone(),
             durable: Arc::new(Fenced::new(self.store.clone(), &claimed.execution)),
-            orchestrator: Arc::new(pinwheel_tasks::Alone),
+            orchestrator: Arc::new(self.runs.for_execution(cancel.clone())),
             resume: claimed.resume.clone(),
         };
         let mut running = tokio::spawn(async move { kind.run(&context, with).await });

@@ -1,6 +1,7 @@
 //! Engines in process, against a real Postgres. Gates and closures, never a sleep.
 
 mod idle;
+mod orchestrate;
 mod published_bugs;
 mod upkeep;
 
