@@ -102,7 +102,7 @@ mod tests {
     fn page(kind: &dyn Kind) -> String {
         let mut page = format!(
             "{}.\n\n| key | type | default | meaning |\n|---|---|---|---|\n",
-            kind.summary()
+            kind.summary().trim_end_matches('.')
         );
         for field in kind.fields() {
             let default = match field.presence {
