@@ -51,10 +51,10 @@ impl Runs {
     }
 
     /// Asks until there is an answer.
-    async fn ask<T>(
-        &self,
-        question: impl AsyncFn() -> Result<T, store::Error>,
-    ) -> Result<T, store::Error> {
+    async fn ask<T, F>(&self, question: impl Fn() -> F) -> Result<T, store::Error>
+    where
+        F: Future<Output = Result<T, store::Error>>,
+    {
         let mut pauses = Pauses::default();
         loop {
             let asked = self.outage.asking();
@@ -79,23 +79,21 @@ impl Runs {
 #[async_trait]
 impl Orchestrator for Runs {
     async fn now(&self) -> Result<DateTime<Utc>, OrchestratorError> {
-        let now = self.ask(async || self.store.now().await).await;
+        let now = self.ask(|| self.store.now()).await;
         Ok(now.map_err(refused)? + *self.shift.borrow())
     }
 
     async fn trigger(&self, wanted: &WantedRun) -> Result<RunSeen, OrchestratorError> {
         let dag_id = dag_id(&wanted.dag_id)?;
         let made = self
-            .ask(async || {
-                self.store
-                    .trigger(NewRun {
-                        dag_id: dag_id.clone(),
-                        kind: RunKind::Manual,
-                        logical_date: Some(wanted.logical_date),
-                        params: wanted.params.clone(),
-                        triggered_by: wanted.asker.clone(),
-                    })
-                    .await
+            .ask(|| {
+                self.store.trigger(NewRun {
+                    dag_id: dag_id.clone(),
+                    kind: RunKind::Manual,
+                    logical_date: Some(wanted.logical_date),
+                    params: wanted.params.clone(),
+                    triggered_by: wanted.asker.clone(),
+                })
             })
             .await;
         let (run_id, is_new) = match made {
@@ -106,10 +104,7 @@ impl Orchestrator for Runs {
         if is_new {
             self.bell.ring();
         }
-        let run = self
-            .ask(async || self.store.run(run_id).await)
-            .await
-            .map_err(refused)?;
+        let run = self.ask(|| self.store.run(run_id)).await.map_err(refused)?;
         match run {
             Some(run) if run.triggered_by == wanted.asker => Ok(seen(&run)),
             Some(_) | None => Err(OrchestratorError::Taken { run_id: run_id.0 }),
@@ -117,7 +112,7 @@ impl Orchestrator for Runs {
     }
 
     async fn run(&self, run_id: i64) -> Result<Option<RunSeen>, OrchestratorError> {
-        let run = self.ask(async || self.store.run(RunId(run_id)).await).await;
+        let run = self.ask(|| self.store.run(RunId(run_id))).await;
         Ok(run.map_err(refused)?.as_ref().map(seen))
     }
 
@@ -127,9 +122,7 @@ impl Orchestrator for Runs {
         which: WhichRun,
     ) -> Result<Option<RunSeen>, OrchestratorError> {
         let dag_id = dag_id(dag)?;
-        let run = self
-            .ask(async || self.store.run_of(&dag_id, which).await)
-            .await;
+        let run = self.ask(|| self.store.run_of(&dag_id, which)).await;
         Ok(run.map_err(refused)?.as_ref().map(seen))
     }
 }
