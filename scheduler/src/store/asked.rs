@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use pinwheel_tasks::WhichRun;
 
 use super::{Error, RunRow, Store};
-use crate::model::{DagId, RunId};
+use crate::model::{DagId, RunId, VersionId};
 
 impl Store {
     /// The database's time.
