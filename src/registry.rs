@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use pinwheel_tasks::{
-    KafkaSettings, KafkaToS3, Kind, Registry, S3Addressing, S3Credentials, S3Settings, Shell,
-    Warden,
+    Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Credentials,
+    S3Settings, Shell, Sql, WaitForFile, WaitForHttp, WaitForSql, Warden,
     clean::Clean,
     dataset::{Catalog, CatalogError},
     light_kinds,
@@ -66,8 +66,14 @@ async fn registry(
 ) -> Result<Registry> {
     let store = ObjectStore::connect(&s3).await;
     let catalog = Arc::new(datasets(folder)?);
-    let own: [Arc<dyn Kind>; 4] = [
+    let own: [Arc<dyn Kind>; 10] = [
+        Arc::new(Python::new(shell.clone(), folder)),
         Arc::new(shell),
+        Arc::new(Http::default()),
+        Arc::new(WaitForHttp::default()),
+        Arc::new(Sql::in_folder(folder)),
+        Arc::new(WaitForSql),
+        Arc::new(WaitForFile::new(store.clone())),
         Arc::new(KafkaToS3::new(kafka, s3)),
         Arc::new(Clean::new(store.clone(), catalog)),
         Arc::new(Report::new(store, folder)),
@@ -79,4 +85,141 @@ async fn registry(
 pub(crate) fn datasets(folder: &Path) -> Result<Catalog> {
     Catalog::load(folder.join("datasets"))
         .map_err(|error: CatalogError| Failure::invalid(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write, path::PathBuf};
+
+    use pinwheel_scheduler::model::dag_file::{self, Colour};
+    use pinwheel_tasks::{Field, FieldType, Outputs, Presence};
+
+    use super::*;
+
+    fn type_name(field: &Field) -> &'static str {
+        match field.field_type {
+            FieldType::Text => "text",
+            FieldType::Verbatim => "text, never templated",
+            FieldType::VerbatimList => "list of texts, never templated",
+            FieldType::Integer => "whole number",
+            FieldType::Number => "number",
+            FieldType::Boolean => "`true`, `false`",
+            FieldType::Duration => "duration",
+            FieldType::TextList => "list of texts",
+            FieldType::TextTable => "table of texts",
+            FieldType::Any => "any",
+        }
+    }
+
+    /// What the guide says of a kind, as the kind says it of itself.
+    fn page(kind: &dyn Kind) -> String {
+        let mut page = format!(
+            "{}.\n\n| key | type | default | meaning |\n|---|---|---|---|\n",
+            kind.summary().trim_end_matches('.')
+        );
+        for field in kind.fields() {
+            let default = match field.presence {
+                Presence::Required => "required",
+                Presence::Optional { default } => default,
+            };
+            let doc = field.doc.trim_end_matches('.');
+            writeln!(
+                page,
+                "| `{}` | {} | {default} | {doc} |",
+                field.name,
+                type_name(field)
+            )
+            .unwrap();
+        }
+        match kind.outputs() {
+            Outputs::Free => page.push_str("\nOutputs: whatever the task writes.\n"),
+            Outputs::Known([]) => page.push_str("\nOutputs: none.\n"),
+            Outputs::Known(outputs) => {
+                page.push_str("\n| output | meaning |\n|---|---|\n");
+                for (name, doc) in outputs {
+                    writeln!(page, "| `{name}` | {} |", doc.trim_end_matches('.')).unwrap();
+                }
+            }
+        }
+        page
+    }
+
+    /// With `PINWHEEL_WRITE_DOCS=1` it writes what it would complain about.
+    #[tokio::test]
+    async fn the_guide_says_of_every_kind_what_the_kind_says_of_itself() {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let file = root.join("docs/KINDS.md");
+        let mut guide = std::fs::read_to_string(&file).unwrap();
+        for kind in for_checks(&root.join("dags")).await.unwrap().iter() {
+            let name = kind.name();
+            let (begin, end) = (
+                format!("\n## `{name}`\n\n<!-- from the kind itself -->\n"),
+                "<!-- to here -->\n",
+            );
+            let start = guide
+                .find(&begin)
+                .map(|at| at + begin.len())
+                .unwrap_or_else(|| panic!("docs/KINDS.md has no section for `{name}`"));
+            let stop = start + guide[start..].find(end).expect("the section's end");
+            let page = page(kind.as_ref());
+            if guide[start..stop] != page && std::env::var_os("PINWHEEL_WRITE_DOCS").is_some() {
+                guide.replace_range(start..stop, &page);
+                std::fs::write(&file, &guide).unwrap();
+            } else {
+                assert_eq!(guide[start..stop], page, "`{name}` in docs/KINDS.md");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_example_file_and_every_example_of_the_guide_is_good() {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let registry = for_checks(&root.join("dags")).await.unwrap();
+        let mut examples = Vec::new();
+        for entry in std::fs::read_dir(root.join("dags/examples")).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            examples.push((path.display().to_string(), text));
+        }
+        let guide = std::fs::read_to_string(root.join("docs/KINDS.md")).unwrap();
+        for block in guide.split("```toml\n").skip(1) {
+            let example = block.split("```").next().expect("a block ends");
+            examples.push(("docs/KINDS.md".to_owned(), example.to_owned()));
+        }
+        assert!(examples.len() > 15);
+        for (name, text) in examples {
+            if let Err(diagnostics) = dag_file::load(&name, text.as_bytes(), &registry) {
+                panic!(
+                    "{}",
+                    dag_file::render(&diagnostics, &name, &text, Colour::Never)
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_statement_is_ever_a_template() {
+        let dags = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dags");
+        let registry = for_checks(&dags).await.unwrap();
+        for (with, problem) in [
+            (
+                "statements = [\"select 1\", \"select {{ ds }}\"]",
+                "a template in an element of `statements`, which is never templated",
+            ),
+            (
+                "statement = \"select '{{ ds }}'\"",
+                "a template in `statement`, which is never templated",
+            ),
+            (
+                "statements = \"{{ params.sql }}\"",
+                "`statements` must be a list of texts, found text",
+            ),
+        ] {
+            let text = format!(
+                "[dag]\nid = \"a\"\n[tasks.t]\nkind = \"sql\"\n[tasks.t.with]\nurl = \"postgres://h/d\"\n{with}\n"
+            );
+            let found = dag_file::load("a.toml", text.as_bytes(), &registry).unwrap_err();
+            assert_eq!(found[0].message, problem);
+        }
+    }
 }

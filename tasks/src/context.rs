@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::Orchestrator;
+
 /// Everything one try gets to know. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -20,6 +22,8 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// State that outlives the try.
     pub durable: Arc<dyn Durable>,
+    /// The orchestrator's time and runs of other DAGs.
+    pub orchestrator: Arc<dyn Orchestrator>,
     /// What the last [`Outcome::Sleep`](crate::Outcome::Sleep) of this try left; `None` on its first execution.
     pub resume: Option<Value>,
 }

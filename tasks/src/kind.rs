@@ -67,6 +67,8 @@ pub enum FieldType {
     Text,
     /// A string in which `{{` is an error: it reaches an interpreter as it is (`script` of `shell`).
     Verbatim,
+    /// A list of such strings (`statements` of `sql`).
+    VerbatimList,
     /// A whole number.
     Integer,
     /// Any number.

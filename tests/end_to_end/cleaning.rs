@@ -167,6 +167,7 @@ async fn run(kind: &dyn Kind, with: Value) -> Result<Value, Failure> {
         log,
         cancel: CancellationToken::new(),
         durable: Arc::new(Forbidden),
+        orchestrator: Arc::new(pinwheel_tasks::Alone),
         resume: None,
     };
     let with = with.as_object().cloned().expect("a table");

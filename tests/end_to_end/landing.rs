@@ -296,6 +296,7 @@ fn context(run: i64, durable: Arc<dyn Durable>) -> (Context, Arc<Mutex<Vec<Strin
         log,
         cancel: CancellationToken::new(),
         durable,
+        orchestrator: Arc::new(pinwheel_tasks::Alone),
         resume: None,
     };
     (context, said)

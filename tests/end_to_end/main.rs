@@ -4,6 +4,7 @@ mod browser;
 mod chaos;
 mod cleaning;
 mod harness;
+mod kinds;
 mod landing;
 mod main_job;
 mod object_store;

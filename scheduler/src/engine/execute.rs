@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     flow,
+    orchestrate::Runs,
     outage::{Outage, Pauses},
     recorder::Recorder,
 };
@@ -89,6 +90,7 @@ pub(super) struct Executor {
     pub(super) registry: Registry,
     pub(super) recorder: Recorder,
     pub(super) outage: Outage,
+    pub(super) runs: Runs,
     /// Shortens what stopped kinds are given.
     pub(super) stop_at_once: CancellationToken,
 }
@@ -155,6 +157,7 @@ impl Executor {
             log,
             cancel: cancel.clone(),
             durable: Arc::new(Fenced::new(self.store.clone(), &claimed.execution)),
+            orchestrator: Arc::new(self.runs.for_execution(cancel.clone())),
             resume: claimed.resume.clone(),
         };
         let mut running = tokio::spawn(async move { kind.run(&context, with).await });

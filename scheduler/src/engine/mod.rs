@@ -10,6 +10,7 @@ pub(crate) mod flow;
 mod heartbeat;
 mod load;
 mod loops;
+mod orchestrate;
 mod outage;
 mod recorder;
 mod retain;
@@ -27,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::TimeDelta;
 use pinwheel_tasks::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,7 @@ use execute::Executor;
 use heartbeat::{Keeper, Lease, Running};
 use load::Meter;
 use loops::{Loops, OnPanic};
+use orchestrate::Runs;
 use outage::Outage;
 use recorder::Recorder;
 use retain::Retainer;
@@ -275,12 +278,13 @@ impl Engine {
         let engine = Self {
             inner: Arc::new(inner),
         };
+        let shift = clock.shift();
         engine.spawn_shared(keeper, &outage);
         if roles.schedules() {
             engine.spawn_scheduler(&outage, clock, next_lease_end);
         }
         if roles.works() {
-            engine.spawn_worker(registry, &outage, running, taken_away);
+            engine.spawn_worker(registry, &outage, shift, running, taken_away);
         }
         Ok(engine)
     }
@@ -412,6 +416,7 @@ impl Engine {
         &self,
         registry: Registry,
         outage: &Outage,
+        shift: watch::Receiver<TimeDelta>,
         running: Running,
         taken_away: mpsc::UnboundedReceiver<(crate::model::InstanceId, i32)>,
     ) {
@@ -427,6 +432,12 @@ impl Engine {
                 registry,
                 recorder: recorder.clone(),
                 outage: outage.clone(),
+                runs: Runs::new(
+                    inner.store.clone(),
+                    inner.bell.clone(),
+                    outage.clone(),
+                    shift,
+                ),
                 stop_at_once: inner.stopping.at_once.clone(),
             },
             lease: inner.lease.clone(),

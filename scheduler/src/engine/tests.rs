@@ -2,6 +2,7 @@
 
 mod flow;
 mod idle;
+mod orchestrate;
 mod published_bugs;
 mod upkeep;
 

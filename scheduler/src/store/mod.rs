@@ -4,6 +4,7 @@
 //! Whoever holds no run lock takes `ready`, `sleeper`, task instances and queued runs with SKIP LOCKED, so that nobody
 //! waits in a circle. No transaction is open while a task runs, and none rings the bell.
 
+mod asked;
 mod check;
 mod claim;
 mod durable;

@@ -336,7 +336,8 @@ mod tests {
                 }
             }
             for bound in bounds {
-                prop_assert_eq!(cursor[&bound.partition], bound.high);
+                // A topic without records has no ranges.
+                prop_assert_eq!(cursor.get(&bound.partition).copied().unwrap_or(0), bound.high);
             }
         }
     }

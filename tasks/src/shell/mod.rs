@@ -52,20 +52,39 @@ impl Shell {
     }
 }
 
-const KILL_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const KILL_AFTER: Duration = Duration::from_secs(10);
 /// Where a worker without a PATH finds programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What to run, after rendering.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Job {
-    program: String,
-    arguments: Vec<String>,
-    environment: Vec<(String, String)>,
-    directory: Option<PathBuf>,
-    kill_after: Duration,
+pub(crate) struct Job {
+    pub(crate) program: String,
+    pub(crate) arguments: Vec<Argument>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) kill_after: Duration,
+    /// What it finds besides the run's params.
+    pub(crate) files: Vec<JobFile>,
     /// What messages call it.
-    called: String,
+    pub(crate) called: String,
+}
+
+/// An argument of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Argument {
+    Text(String),
+    /// The path of one of the files that it is given, by their order.
+    File(usize),
+}
+
+/// A file that is written before the process starts and is gone with its directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JobFile {
+    pub(crate) name: &'static str,
+    pub(crate) text: String,
+    /// The environment variable that tells its path.
+    pub(crate) variable: Option<&'static str>,
 }
 
 impl Job {
@@ -189,26 +208,7 @@ impl Kind for Shell {
                 }
             }
         }
-        for name in with
-            .get("env")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flat_map(Map::keys)
-        {
-            if !is_variable(name) {
-                refuse(
-                    Some("env"),
-                    &format!("`{name}` is no name of an environment variable"),
-                    "use letters, digits and `_`, not a digit first",
-                );
-            } else if name.starts_with("PINWHEEL_") {
-                refuse(
-                    Some("env"),
-                    &format!("`{name}` belongs to Pinwheel"),
-                    "choose a name without `PINWHEEL_`",
-                );
-            }
-        }
+        problems.extend(check_environment(with));
         problems
     }
 
@@ -220,19 +220,62 @@ impl Kind for Shell {
                 None => failure,
             });
         }
-        process::run(context, job(&with)?, self).await
+        self.start(context, job(&with)?).await
+    }
+}
+
+impl Shell {
+    /// Runs one process to its end; the output file that it may write becomes the output.
+    pub(crate) async fn start(&self, context: &Context, job: Job) -> Result<Outcome, Failure> {
+        process::run(context, job, self).await
+    }
+}
+
+/// What is wrong with the names in `env`.
+pub(crate) fn check_environment(with: &Map<String, Value>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut refuse = |message: String, hint: &str| {
+        problems.push(Problem {
+            field: Some("env".to_owned()),
+            message,
+            hint: Some(hint.to_owned()),
+        });
+    };
+    for name in with
+        .get("env")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(Map::keys)
+    {
+        if !is_variable(name) {
+            refuse(
+                format!("`{name}` is no name of an environment variable"),
+                "use letters, digits and `_`, not a digit first",
+            );
+        } else if name.starts_with("PINWHEEL_") {
+            refuse(
+                format!("`{name}` belongs to Pinwheel"),
+                "choose a name without `PINWHEEL_`",
+            );
+        }
+    }
+    problems
+}
+
+/// The variables that `env` gives.
+pub(crate) fn environment(with: &Map<String, Value>) -> Result<Vec<(String, String)>, Failure> {
+    match with.get("env") {
+        None => Ok(Vec::new()),
+        Some(Value::Object(table)) => table
+            .iter()
+            .map(|(name, value)| Ok((name.clone(), text(&format!("env.{name}"), value)?)))
+            .collect(),
+        Some(_) => Err(Failure::permanent("`env` is not a table")),
     }
 }
 
 fn job(with: &Map<String, Value>) -> Result<Job, Failure> {
-    let environment = match with.get("env") {
-        None => Vec::new(),
-        Some(Value::Object(table)) => table
-            .iter()
-            .map(|(name, value)| Ok((name.clone(), text(&format!("env.{name}"), value)?)))
-            .collect::<Result<_, Failure>>()?,
-        Some(_) => return Err(Failure::permanent("`env` is not a table")),
-    };
+    let environment = environment(with)?;
     let directory = match with.get("cwd") {
         None => None,
         Some(directory) => Some(PathBuf::from(text("cwd", directory)?)),
@@ -273,16 +316,17 @@ fn job(with: &Map<String, Value>) -> Result<Job, Failure> {
     };
     Ok(Job {
         program,
-        arguments,
+        arguments: arguments.into_iter().map(Argument::Text).collect(),
         environment,
         directory,
         kill_after,
+        files: Vec::new(),
         called,
     })
 }
 
 /// A rendered value as text. A template keeps its type, so a number or a truth value is written out here.
-fn text(field: &str, value: &Value) -> Result<String, Failure> {
+pub(crate) fn text(field: &str, value: &Value) -> Result<String, Failure> {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Job, Shell,
+    Argument, Job, Shell,
     output::{self, Left, Streamed},
     scratch::Scratch,
 };
@@ -54,9 +54,10 @@ async fn run_in(
     scratch: &mut Scratch,
 ) -> Result<Outcome, Failure> {
     let drain = shell.drain;
+    let files = scratch.give(&job.files)?;
     // Announced before it starts: from then on it cannot escape the end of this worker.
     let ward = shell.warden.as_ref().map(|warden| warden.begin());
-    let mut child = match spawn(context, job, scratch, ward.as_ref()) {
+    let mut child = match spawn(context, job, &files, scratch, ward.as_ref()) {
         Ok(child) => child,
         Err(error) => {
             if let Some(ward) = ward {
@@ -148,18 +149,36 @@ async fn finish(streams: &mut JoinSet<(LogStream, Streamed)>, finished: &mut Fin
 fn spawn(
     context: &Context,
     job: &Job,
+    files: &[PathBuf],
     scratch: &Scratch,
     ward: Option<&Ward>,
 ) -> io::Result<Child> {
     let path = job.path();
     if let Some(program) = find(&job.program, &path) {
-        let mut command = command(program.as_os_str(), context, job, scratch, &path, ward);
+        let mut command = command(
+            program.as_os_str(),
+            context,
+            job,
+            files,
+            scratch,
+            &path,
+            ward,
+        );
         if let Ok(child) = command.arg0(&job.program).spawn() {
             return Ok(child);
         }
         // The usual way finds out what to say about it, or knows better, such as with a script without its first line.
     }
-    command(OsStr::new(&job.program), context, job, scratch, &path, ward).spawn()
+    command(
+        OsStr::new(&job.program),
+        context,
+        job,
+        files,
+        scratch,
+        &path,
+        ward,
+    )
+    .spawn()
 }
 
 /// Where the program is that PATH names. The standard library starts a path by `posix_spawn`, but a name that is to be
@@ -188,6 +207,7 @@ fn command(
     program: &OsStr,
     context: &Context,
     job: &Job,
+    files: &[PathBuf],
     scratch: &Scratch,
     path: &OsStr,
     ward: Option<&Ward>,
@@ -195,7 +215,10 @@ fn command(
     let instance = &context.instance;
     let mut command = Command::new(program);
     command
-        .args(&job.arguments)
+        .args(job.arguments.iter().map(|argument| match argument {
+            Argument::Text(text) => OsStr::new(text),
+            Argument::File(number) => files[*number].as_os_str(),
+        }))
         .env_clear()
         .envs(
             INHERITED
@@ -216,6 +239,11 @@ fn command(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    for (given, file) in job.files.iter().zip(files) {
+        if let Some(variable) = given.variable {
+            command.env(variable, file);
+        }
+    }
     for (name, instant) in [
         ("PINWHEEL_LOGICAL_DATE", instance.logical_date),
         ("PINWHEEL_DATA_INTERVAL_START", instance.data_interval_start),

@@ -17,6 +17,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use super::JobFile;
 use crate::Failure;
 
 /// Readable by nobody else.
@@ -172,6 +173,21 @@ impl Scratch {
     /// The file that the process may write its output to.
     pub(super) fn output(&self) -> &Path {
         &self.output
+    }
+
+    /// Writes files for the process into its directory, and answers their paths. A directory that has been given some serves no
+    /// other try.
+    pub(super) fn give(&self, files: &[JobFile]) -> Result<Vec<PathBuf>, Failure> {
+        files
+            .iter()
+            .map(|given| {
+                let path = self.directory().join(given.name);
+                replace(&path, given.text.as_bytes()).map_err(|error| {
+                    Failure::retryable(format!("`{}` could not be written: {error}", given.name))
+                })?;
+                Ok(path)
+            })
+            .collect()
     }
 
     /// Says that something of the try still runs, and may have the directory open.

@@ -73,6 +73,7 @@ fn context_with_log(params: Value, capacity: usize) -> (Context, Lines) {
         log,
         cancel: CancellationToken::new(),
         durable: Arc::new(Nothing),
+        orchestrator: Arc::new(crate::Alone),
         resume: None,
     };
     (context, lines)

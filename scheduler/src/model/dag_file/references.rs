@@ -177,7 +177,12 @@ fn collect<'t>(
             .as_ref()
             .and_then(|kind| kind.fields().iter().find(|field| field.name == name));
         // A template in a verbatim field has been refused already.
-        if field.is_none_or(|field| field.field_type != FieldType::Verbatim) {
+        if field.is_none_or(|field| {
+            !matches!(
+                field.field_type,
+                FieldType::Verbatim | FieldType::VerbatimList
+            )
+        }) {
             walk(entry.value, texts);
         }
     }

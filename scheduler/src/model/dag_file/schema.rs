@@ -333,6 +333,9 @@ fn property(field: &Field) -> Value {
         FieldType::Any => json!({}),
         FieldType::Text => json!({ "type": "string" }),
         FieldType::Verbatim => json!({ "type": "string", "not": { "pattern": r"\{\{" } }),
+        FieldType::VerbatimList => {
+            json!({ "type": "array", "items": { "type": "string", "not": { "pattern": r"\{\{" } } })
+        }
         FieldType::Integer => or_template(json!({ "type": "integer" })),
         FieldType::Number => or_template(json!({ "type": "number" })),
         FieldType::Boolean => or_template(json!({ "type": "boolean" })),

@@ -90,10 +90,20 @@ fn check_type(field: &Field, entry: &Entry<'_, '_>, report: &mut Report<'_>) {
     let value = entry.value;
     let called = format!("`{}`", field.name);
     if field.field_type == FieldType::Verbatim {
-        return check_verbatim(&called, value, report);
+        return check_verbatim(field, &called, value, report);
+    }
+    if field.field_type == FieldType::VerbatimList
+        && let DeValue::Array(items) = value.get_ref()
+    {
+        let called = format!("an element of {called}");
+        return items
+            .iter()
+            .for_each(|item| check_verbatim(field, &called, item, report));
     }
     // A template may render to any type.
-    if matches!(value.get_ref(), DeValue::String(text) if is_template(text)) {
+    if field.field_type != FieldType::VerbatimList
+        && matches!(value.get_ref(), DeValue::String(text) if is_template(text))
+    {
         return;
     }
     let mut refuse = |expected: &str, hint: Option<&str>| {
@@ -136,6 +146,12 @@ fn check_type(field: &Field, entry: &Entry<'_, '_>, report: &mut Report<'_>) {
         FieldType::Duration => {
             check_duration(value, &called, report);
         }
+        FieldType::VerbatimList => {
+            refuse(
+                "a list of texts",
+                is_text.then_some("put it in square brackets"),
+            );
+        }
         FieldType::TextList => match value.get_ref() {
             DeValue::Array(items) => items.iter().for_each(|item| {
                 text(item, &format!("an element of {called}"), report);
@@ -164,7 +180,12 @@ fn check_type(field: &Field, entry: &Entry<'_, '_>, report: &mut Report<'_>) {
 }
 
 /// A text that reaches an interpreter as it is must not be built from values.
-fn check_verbatim(called: &str, value: &Spanned<DeValue<'_>>, report: &mut Report<'_>) {
+fn check_verbatim(
+    field: &Field,
+    called: &str,
+    value: &Spanned<DeValue<'_>>,
+    report: &mut Report<'_>,
+) {
     let Some(written) = text(value, called, report) else {
         return;
     };
@@ -185,8 +206,12 @@ fn check_verbatim(called: &str, value: &Spanned<DeValue<'_>>, report: &mut Repor
         format!("a template in {called}, which is never templated"),
         "this would reach the interpreter as it is",
         Some(
-            "pass the value through `env`: `env = { NAME = \"{{ … }}\" }`, then use `\"$NAME\"`"
-                .to_owned(),
+            if field.name == "script" {
+                "pass the value through `env`: `env = { NAME = \"{{ … }}\" }`, then use `\"$NAME\"`"
+            } else {
+                "pass the value as a parameter: `params = { name = \"{{ … }}\" }`, then use `$name`"
+            }
+            .to_owned(),
         ),
     );
 }

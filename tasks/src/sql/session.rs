@@ -1,0 +1,375 @@
+//! One connection and its one transaction. What is running there ends with the try: who cancels tells the server, and a server
+//! whose client is gone notices by itself.
+
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
+
+use serde_json::{Map, Value};
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Connection, Either, Error, Executor, PgConnection, Row,
+    SqlSafeStr, Statement as _,
+    postgres::{PgArguments, PgConnectOptions, types::Oid},
+};
+
+use super::text::Statement;
+use crate::{Context, Failure, FailureClass};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of the rows that become output: an output has to fit into 256 KiB.
+const MOST_BYTES: usize = 200 * 1024;
+
+/// A database, as a task names it.
+pub(super) struct Place {
+    options: PgConnectOptions,
+    /// Without the password.
+    called: String,
+}
+
+/// What the last statement answered, and what the others did.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Answer {
+    pub(super) rows: Vec<Value>,
+    /// Whether there were more rows than were wanted.
+    pub(super) is_cut: bool,
+    /// Rows that statements without an answer have changed.
+    pub(super) affected: u64,
+}
+
+/// The values of parameters, by number or name.
+pub(super) type Params = Map<String, Value>;
+
+impl Place {
+    pub(super) fn of_url(url: &str) -> Result<Self, Failure> {
+        let hint = "write it as `postgres://user:password@host:5432/database`";
+        // The parser's own words may repeat the password.
+        let refuse =
+            || Failure::permanent("`url` is no address of a Postgres database").with_hint(hint);
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(refuse());
+        }
+        let options = PgConnectOptions::from_str(url.trim()).map_err(|_| refuse())?;
+        let called = format!(
+            "{}:{}/{}",
+            options.get_host(),
+            options.get_port(),
+            options.get_database().unwrap_or_default()
+        );
+        Ok(Self {
+            // A task says what went wrong in its own words.
+            options: options.disable_statement_logging(),
+            called,
+        })
+    }
+
+    /// Runs statements in one transaction; all of them or none.
+    pub(super) async fn run(
+        &self,
+        context: &Context,
+        statements: &[Statement],
+        params: &Params,
+        limit: usize,
+    ) -> Result<Answer, Failure> {
+        let instance = &context.instance;
+        let name = format!(
+            "pinwheel {}.{} run {}",
+            instance.dag_id, instance.task_id, instance.run_id
+        );
+        let options = self.options.clone().application_name(&name);
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, options.connect());
+        let mut connection = tokio::select! {
+            biased;
+            () = context.cancel.cancelled() => return Err(self.stopped()),
+            connected = connecting => match connected {
+                Ok(connected) => connected.map_err(|error| self.explain("", &error))?,
+                Err(_) => return Err(Failure::retryable(format!("{} does not answer", self.called))),
+            },
+        };
+        // Postgres before 14 does not have the setting.
+        let pid: i32 = first_number(
+            &mut connection,
+            "select pg_backend_pid(), (select set_config(name, '5000', false) from pg_settings
+                where name = 'client_connection_check_interval')",
+        )
+        .await
+        .map_err(|error| self.explain("", &error))?;
+        let answer = tokio::select! {
+            biased;
+            () = context.cancel.cancelled() => None,
+            answer = self.run_in(&mut connection, statements, params, limit) => Some(answer),
+        };
+        match answer {
+            Some(answer) => {
+                // The transaction is over; nothing is lost when the goodbye is.
+                let _said_goodbye =
+                    tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+                answer
+            }
+            None => {
+                let _told = tokio::time::timeout(CANCEL_TIMEOUT, self.cancel(pid)).await;
+                drop(connection);
+                Err(self.stopped())
+            }
+        }
+    }
+
+    /// Ends what the server does for us, which would go on without anybody to hear the answer.
+    async fn cancel(&self, pid: i32) -> Result<(), Error> {
+        let mut other = self.options.connect().await?;
+        let mut arguments = PgArguments::default();
+        sqlx::Arguments::add(&mut arguments, pid).map_err(Error::Encode)?;
+        let telling = sqlx::query_with("select pg_terminate_backend($1)", arguments);
+        telling.execute(&mut other).await?;
+        other.close().await
+    }
+
+    async fn run_in(
+        &self,
+        connection: &mut PgConnection,
+        statements: &[Statement],
+        params: &Params,
+        limit: usize,
+    ) -> Result<Answer, Failure> {
+        let mut transaction = connection
+            .begin()
+            .await
+            .map_err(|error| self.explain("", &error))?;
+        let mut answer = Answer::default();
+        for (number, statement) in statements.iter().enumerate() {
+            let place = match statements.len() {
+                1 => String::new(),
+                _ => format!("statement {}: ", number + 1),
+            };
+            let wanted = if number + 1 == statements.len() {
+                limit
+            } else {
+                0
+            };
+            run_one(&mut transaction, statement, params, wanted, &mut answer)
+                .await
+                .map_err(|error| match error {
+                    Stop::Failure(failure) => Failure {
+                        message: format!("{place}{}", failure.message),
+                        ..failure
+                    },
+                    Stop::Sql(error) => self.explain(&place, &error),
+                })?;
+        }
+        transaction
+            .commit()
+            .await
+            .map_err(|error| self.explain("", &error))?;
+        Ok(answer)
+    }
+
+    fn stopped(&self) -> Failure {
+        Failure {
+            class: FailureClass::Cancelled,
+            ..Failure::permanent(format!("the statements at {} were stopped", self.called))
+        }
+    }
+
+    /// What an error of the client means to the task.
+    fn explain(&self, place: &str, error: &Error) -> Failure {
+        let called = &self.called;
+        let Error::Database(refused) = error else {
+            let message = format!("{place}{called}: {error}");
+            return match error {
+                Error::Io(_) | Error::Protocol(_) | Error::WorkerCrashed => {
+                    Failure::retryable(message)
+                }
+                Error::Tls(_) => Failure::permanent(message).with_hint(
+                    "this build of Pinwheel speaks no TLS to Postgres; leave `sslmode` out or write `sslmode=disable`, and reach the server through a network you trust",
+                ),
+                _ => Failure::permanent(message),
+            };
+        };
+        let code = refused.code().unwrap_or_default();
+        let message = format!("{place}{} ({code} at {called})", refused.message());
+        match code.get(..2).unwrap_or_default() {
+            // Connections, serialization, resources, operators: the same may work the next time. So may a broken constraint:
+            // what it needs may be there by then.
+            "08" | "40" | "53" | "55" | "57" | "58" | "23" | "XX" => Failure::retryable(message),
+            "28" => Failure::permanent(message).with_hint("check user and password in `url`"),
+            "42" => match code.as_ref() {
+                "42P18" => Failure::permanent(message)
+                    .with_hint("say which type the parameter has: `$name::text`"),
+                _ => Failure::permanent(message),
+            },
+            _ => Failure::permanent(message),
+        }
+    }
+}
+
+enum Stop {
+    Failure(Failure),
+    Sql(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+async fn run_one(
+    connection: &mut PgConnection,
+    statement: &Statement,
+    params: &Params,
+    wanted: usize,
+    answer: &mut Answer,
+) -> Result<(), Stop> {
+    let names = statement.params();
+    let asked = statement.numbered(|number| format!("${}", number + 1));
+    let described = (&mut *connection)
+        .prepare(AssertSqlSafe(asked).into_sql_str())
+        .await?;
+    let types: Vec<Oid> = match described.parameters() {
+        Some(Either::Left(types)) => types.iter().filter_map(|kind| kind.oid()).collect(),
+        Some(Either::Right(_)) | None => Vec::new(),
+    };
+    let answers_rows = !described.columns().is_empty();
+    let types = type_names(connection, &types).await?;
+    let mut arguments = PgArguments::default();
+    for (number, name) in names.iter().enumerate() {
+        let Some(value) = params.get(*name) else {
+            return Err(Stop::Failure(missing(name, params)));
+        };
+        let kind = types.get(number).map_or("text", String::as_str);
+        sqlx::Arguments::add(&mut arguments, written(value, kind)).map_err(Error::Encode)?;
+    }
+    // Every value goes as text and is read by Postgres as the type that it found for the parameter.
+    let text = statement.numbered(|number| {
+        let kind = types.get(number).map_or("text", String::as_str);
+        format!("cast(cast(${} as text) as {kind})", number + 1)
+    });
+    if !answers_rows {
+        let done = sqlx::query_with(AssertSqlSafe(text), arguments)
+            .persistent(false)
+            .execute(connection)
+            .await?;
+        answer.affected += done.rows_affected();
+        return Ok(());
+    }
+    let is_table = matches!(
+        statement.verb().as_str(),
+        "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge"
+    );
+    // Postgres writes any type as JSON, so that no type has to be known here. The statement ends in a line of its own: its last
+    // line may be a comment.
+    let text = if is_table {
+        let one_more = wanted.saturating_add(1);
+        format!(
+            "with pinwheel_rows as (\n{text}\n) select row_to_json(pinwheel_rows)::text from pinwheel_rows limit {one_more}"
+        )
+    } else {
+        text
+    };
+    let rows = sqlx::query_with(AssertSqlSafe(text), arguments)
+        .persistent(false)
+        .fetch_all(connection)
+        .await?;
+    let mut bytes = 0;
+    for row in &rows {
+        let value = if is_table {
+            let text: String = row.try_get(0)?;
+            bytes += text.len();
+            serde_json::from_str(&text).map_err(|error| Error::Decode(error.into()))?
+        } else {
+            let columns = row.columns().iter().enumerate().map(|(index, column)| {
+                let text: Option<String> = row.try_get_unchecked(index)?;
+                bytes += text.as_ref().map_or(0, String::len);
+                Ok::<_, Error>((column.name().to_owned(), Value::from(text)))
+            });
+            Value::Object(columns.collect::<Result<_, Error>>()?)
+        };
+        if answer.rows.len() == wanted || bytes > MOST_BYTES {
+            answer.is_cut = wanted > 0;
+            break;
+        }
+        answer.rows.push(value);
+    }
+    Ok(())
+}
+
+/// How Postgres writes these types.
+async fn type_names(connection: &mut PgConnection, types: &[Oid]) -> Result<Vec<String>, Error> {
+    if types.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut arguments = PgArguments::default();
+    sqlx::Arguments::add(&mut arguments, types.to_vec()).map_err(Error::Encode)?;
+    // With -1 for the length: without it `character` would be cut to one.
+    let rows = sqlx::query_with(
+        "select format_type(kind, -1) from unnest($1::oid[]) with ordinality as t (kind, place) order by place",
+        arguments,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+async fn first_number(connection: &mut PgConnection, sql: &'static str) -> Result<i32, Error> {
+    connection.fetch_one(sql).await?.try_get(0)
+}
+
+fn missing(name: &str, params: &Params) -> Failure {
+    let known: Vec<String> = params.keys().map(|name| format!("`{name}`")).collect();
+    let failure = Failure::permanent(format!(
+        "the statement needs the parameter `{name}`, which is not given"
+    ));
+    match known.as_slice() {
+        [] => failure.with_hint(format!("give it by `params = {{ {name} = … }}`")),
+        some => failure.with_hint(format!("`params` has {}", some.join(", "))),
+    }
+}
+
+/// A value as the text that Postgres reads it from.
+fn written(value: &Value, kind: &str) -> Option<String> {
+    let is_json = matches!(kind, "json" | "jsonb");
+    match value {
+        Value::Null => None,
+        Value::String(text) if !is_json => Some(text.clone()),
+        Value::Array(items) if kind.ends_with("[]") => Some(array(items)),
+        Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_) => Some(value.to_string()),
+    }
+}
+
+/// A list as Postgres writes arrays.
+fn array(items: &[Value]) -> String {
+    let items: Vec<String> = items
+        .iter()
+        .map(|item| match item {
+            Value::Null => "NULL".to_owned(),
+            Value::Array(items) => array(items),
+            other => {
+                let text = match other {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+            }
+        })
+        .collect();
+    format!("{{{}}}", items.join(","))
+}
+
+/// Values given as a list are `$1`, `$2` and so on; given as a table they are `$name`.
+pub(super) fn params(value: Option<&Value>) -> Result<Params, Failure> {
+    match value {
+        None => Ok(Map::new()),
+        Some(Value::Object(table)) => Ok(table.clone()),
+        Some(Value::Array(items)) => Ok(items
+            .iter()
+            .enumerate()
+            .map(|(index, value)| ((index + 1).to_string(), value.clone()))
+            .collect::<BTreeMap<_, _>>()
+            .into_iter()
+            .collect()),
+        Some(_) => Err(Failure::permanent("`params` is no list and no table")
+            .with_hint("write `params = { day = \"{{ ds }}\" }` for `$day`, or a list for `$1`")),
+    }
+}
