@@ -10,7 +10,7 @@ use axum::{
 };
 use pinwheel_scheduler::{
     engine::Changes,
-    model::{Catchup, Dag, DagId, Param, ParamType, RunState, Task, TaskId, TriggerRule},
+    model::{Catchup, Dag, DagId, Overlap, Param, ParamType, RunState, Task, TaskId, TriggerRule},
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
 };
 use pinwheel_test_support::postgres::Postgres;
@@ -269,7 +269,11 @@ fn dag() -> Dag {
         description: "Land & clean <pins>".to_owned(),
         schedule: None,
         start: None,
+        end: None,
         catchup: Catchup::None,
+        catchup_window: None,
+        jitter: None,
+        overlap: Overlap::Queue,
         max_active_runs: 1,
         max_active_tasks: None,
         params: [

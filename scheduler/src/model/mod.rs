@@ -10,7 +10,9 @@ pub mod state;
 pub mod template;
 pub mod trigger_rule;
 
-pub use definition::{Catchup, Concurrency, Dag, Param, ParamType, Params, ParamsError, Task};
+pub use definition::{
+    Catchup, Concurrency, Dag, Overlap, Param, ParamType, Params, ParamsError, Task,
+};
 pub use ids::{DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
 pub use schedule::Schedule;
 pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};
