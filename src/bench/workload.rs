@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use chrono_tz::Tz;
 use clap::ValueEnum;
-use pinwheel_scheduler::model::{Catchup, Dag, DagId, Overlap, Schedule, Task, TaskId, TriggerRule};
+use pinwheel_scheduler::model::{
+    Catchup, Dag, DagId, Overlap, Schedule, Task, TaskId, TriggerRule,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 

@@ -51,7 +51,10 @@ pub(crate) async fn only(path: &Path, dags_folder: &Path) -> Result<Arc<Dag>> {
         _ => {
             checked.report()?;
             checked.verdict()?;
-            Err(Failure::invalid(format!("`{}` is no DAG file", path.display())))
+            Err(Failure::invalid(format!(
+                "`{}` is no DAG file",
+                path.display()
+            )))
         }
     }
 }

@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use pinwheel_scheduler::{
     engine::Changes,
     model::{
-        Catchup, Dag, DagId, Overlap, ParamType, Params, RunId, RunKind, RunState, Schedule, dag_file,
-        schedule,
+        Catchup, Dag, DagId, Overlap, ParamType, Params, RunId, RunKind, RunState, Schedule,
+        dag_file, schedule,
     },
     store::{self, InstanceRow, NewRun, Paused, RunRow, Store},
 };
@@ -257,7 +257,10 @@ async fn show(settings: &Settings, arguments: &Show) -> Result<()> {
             output::time(row.first_tick),
             output::time(row.last_tick),
             row.ticks.to_string(),
-            format!("{} of at most {} runs were open", row.open_runs, row.max_active_runs),
+            format!(
+                "{} of at most {} runs were open",
+                row.open_runs, row.max_active_runs
+            ),
         ]
     });
     output::text(&format!(
@@ -296,7 +299,10 @@ fn timing(dag: &Dag) -> Vec<(&'static str, String)> {
         ("start", dag.start.map(output::time)),
         ("end", dag.end.map(output::time)),
         ("catchup", catchup),
-        ("jitter", dag.jitter.map(|most| format!("up to {}", text(most)))),
+        (
+            "jitter",
+            dag.jitter.map(|most| format!("up to {}", text(most))),
+        ),
         ("overlap", overlap.map(str::to_owned)),
     ]
     .into_iter()

@@ -102,7 +102,7 @@ fn parse(arguments: &Next) -> Result<Schedule> {
     let parsed = match arguments.expression.strip_prefix("every ") {
         Some(interval) => {
             Schedule::parse_every(interval.trim(), arguments.anchor, arguments.timezone)
-        },
+        }
         None => Schedule::parse_cron(&arguments.expression, arguments.timezone),
     };
     parsed.map_err(|error| {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::{
-    Dag, DagId, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
-    TryOutcome, VersionId, WorkerId,
+    Dag, DagId, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId,
+    TaskState, TryOutcome, VersionId, WorkerId,
     schedule::{Occurrence, Past, Planned},
 };
 

@@ -10,8 +10,8 @@ use super::{Effects, Error, NewRun, Store, settle::Step};
 use crate::{
     metrics,
     model::{
-    DagId, Overlap, RunId, RunKind, VersionId,
-    schedule::{DataInterval, Past},
+        DagId, Overlap, RunId, RunKind, VersionId,
+        schedule::{DataInterval, Past},
     },
 };
 
@@ -61,8 +61,6 @@ struct Overlaps {
 /// A DAG that leaves ticks out when it has no room.
 struct Skipping {
     dag_id: DagId,
-    /// The last tick that was decided before this pass.
-    last_tick: Option<DateTime<Utc>>,
     max_active_runs: u32,
 }
 
@@ -248,7 +246,6 @@ impl Store {
                 Overlap::Skip if intervals.is_empty() => {}
                 Overlap::Skip => overlaps.skip.push(Skipping {
                     dag_id: dag.dag_id.clone(),
-                    last_tick: dag.last_tick,
                     max_active_runs: definition.max_active_runs,
                 }),
                 Overlap::Latest => overlaps.latest.push(dag.dag_id.to_string()),
@@ -285,12 +282,9 @@ impl Store {
         let dags: BTreeSet<DagId> = rows.into_iter().map(|row| row.dag_id).collect();
         self.start_runs(&mut transaction, &dags, &mut step).await?;
         if !overlaps.latest.is_empty() {
-            sqlx::query_file_scalar!(
-                "src/store/queries/cancel_overtaken.sql",
-                &overlaps.latest
-            )
-            .fetch_one(&mut *transaction)
-            .await?;
+            sqlx::query_file_scalar!("src/store/queries/cancel_overtaken.sql", &overlaps.latest)
+                .fetch_one(&mut *transaction)
+                .await?;
         }
         self.finish(&mut transaction, &mut step).await?;
         transaction.commit().await?;
@@ -363,16 +357,19 @@ async fn skip_ticks(
     }
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let whole = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
-    let ids: Vec<String> = noted.iter().map(|(dag, _)| dag.dag_id.to_string()).collect();
-    let before: Vec<Option<DateTime<Utc>>> = noted.iter().map(|(dag, _)| dag.last_tick).collect();
-    let ticks = |which: fn(&[DataInterval]) -> Option<&DataInterval>| -> Vec<DateTime<Utc>> {
+    let ids: Vec<String> = noted
+        .iter()
+        .map(|(dag, _)| dag.dag_id.to_string())
+        .collect();
+    let ends = || {
         noted
             .iter()
-            .filter_map(|(_, intervals)| which(intervals).map(|interval| interval.end))
-            .collect()
+            .filter_map(|(_, intervals)| Some((intervals.first()?, intervals.last()?)))
     };
-    let firsts = ticks(|intervals| intervals.first());
-    let lasts = ticks(|intervals| intervals.last());
+    // The tick before: where that one made no run either, they are noted together.
+    let before: Vec<DateTime<Utc>> = ends().map(|(first, _)| first.start).collect();
+    let firsts: Vec<DateTime<Utc>> = ends().map(|(first, _)| first.end).collect();
+    let lasts: Vec<DateTime<Utc>> = ends().map(|(_, last)| last.end).collect();
     let counts: Vec<i64> = noted
         .iter()
         .map(|(_, intervals)| number(intervals.len()))
@@ -392,7 +389,7 @@ async fn skip_ticks(
     sqlx::query_file!(
         "src/store/queries/insert_skipped_ticks.sql",
         &ids,
-        &before as &[Option<DateTime<Utc>>],
+        &before,
         &firsts,
         &lasts,
         &counts,

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use pinwheel_scheduler::{
     model::{
-        Dag as ModelDag, RunKind as ModelRunKind, RunState as ModelRunState, TaskState as ModelTaskState, TryOutcome,
+        Dag as ModelDag, RunKind as ModelRunKind, RunState as ModelRunState,
+        TaskState as ModelTaskState, TryOutcome,
         schedule::{Occurrence, Planned},
     },
     store::{
-        self,
-        DagRow, ExecutionRow, InstanceRow, LogRow, PoolRow, RunRow, TryRow,
+        self, DagRow, ExecutionRow, InstanceRow, LogRow, PoolRow, RunRow, TryRow,
         UnservedQueue as UnservedRow, WorkerRow, WorkerState as StoreWorkerState,
     },
 };

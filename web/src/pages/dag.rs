@@ -253,13 +253,21 @@ fn timing(dag: &Dag) -> Vec<(&'static str, String)> {
     let window = dag.catchup_window.map(duration);
     let catchup = match (dag.catchup, &window) {
         (Catchup::None, _) => "Ticks that pass while nothing watches are left out".to_owned(),
-        (Catchup::Latest, None) => "The last tick that passed while nothing watched is made up for".to_owned(),
-        (Catchup::Latest, Some(window)) => {
-            format!("The last tick that passed while nothing watched is made up for, if it is not older than {window}")
+        (Catchup::Latest, None) => {
+            "The last tick that passed while nothing watched is made up for".to_owned()
         }
-        (Catchup::All, None) => "Every tick that passed while nothing watched is made up for".to_owned(),
+        (Catchup::Latest, Some(window)) => {
+            format!(
+                "The last tick that passed while nothing watched is made up for, if it is not older than {window}"
+            )
+        }
+        (Catchup::All, None) => {
+            "Every tick that passed while nothing watched is made up for".to_owned()
+        }
         (Catchup::All, Some(window)) => {
-            format!("Every tick that passed while nothing watched is made up for, up to {window} back")
+            format!(
+                "Every tick that passed while nothing watched is made up for, up to {window} back"
+            )
         }
     };
     let overlap = match dag.overlap {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use pinwheel_scheduler::{
     model::{
-        Catchup, Dag, DagId, InstanceId, Overlap, RunId, RunKind, RunState, SleepReason, Task, TaskId,
-        TaskState, TriggerRule, VersionId,
+        Catchup, Dag, DagId, InstanceId, Overlap, RunId, RunKind, RunState, SleepReason, Task,
+        TaskId, TaskState, TriggerRule, VersionId,
     },
     store::{InstanceRow, RunRow},
 };

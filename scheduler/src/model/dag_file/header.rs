@@ -151,7 +151,9 @@ fn check_order(
             written.span(),
             "`end` lies before `start`",
             "no interval begins between them",
-            Some("no scheduled run is made for an interval before `start` or after `end`".to_owned()),
+            Some(
+                "no scheduled run is made for an interval before `start` or after `end`".to_owned(),
+            ),
         );
     }
 }
@@ -314,7 +316,10 @@ fn in_table(
                     span,
                     format!("`{other}` does not go with `at`"),
                     "another schedule",
-                    Some("write several schedules as a list: `[{ at = [ … ] }, { every = \"1h\" }]`".to_owned()),
+                    Some(
+                        "write several schedules as a list: `[{ at = [ … ] }, { every = \"1h\" }]`"
+                            .to_owned(),
+                    ),
                 );
             }
         }

@@ -155,12 +155,7 @@ impl<'a> Timetable<'a> {
         self.after(lower, past.last_tick)
             .filter(|planned| planned.fires_at > from)
             .take(count)
-            .map(|planned| {
-                (
-                    planned,
-                    self.schedule.occurrence(planned.interval.end),
-                )
-            })
+            .map(|planned| (planned, self.schedule.occurrence(planned.interval.end)))
             .collect()
     }
 
@@ -211,7 +206,9 @@ impl<'a> Timetable<'a> {
 
     /// Ticks that count are after this instant.
     fn lower_bound(&self, past: &Past, now: DateTime<Utc>) -> DateTime<Utc> {
-        let lower = past.last_tick.map_or(past.since, |last| last.max(past.since));
+        let lower = past
+            .last_tick
+            .map_or(past.since, |last| last.max(past.since));
         let unwatched_until = past.watched_since.min(now);
         let in_window = |lower: DateTime<Utc>| {
             let window = self.catchup_window.and_then(|window| {

@@ -83,11 +83,8 @@ fn ticks_missed_while_nothing_watched_follow_catchup_and_later_ones_are_made() {
 fn an_edited_schedule_does_not_fire_for_the_past() {
     let hourly = cron("0 * * * *", "UTC");
     let edited = past(Some("2026-01-08T01:00:00Z"), NOW, NOW);
-    let due = timetable(&hourly, Catchup::All, Some("2026-01-01T00:00:00Z")).due(
-        &edited,
-        utc(NOW),
-        1000,
-    );
+    let due =
+        timetable(&hourly, Catchup::All, Some("2026-01-01T00:00:00Z")).due(&edited, utc(NOW), 1000);
     assert_eq!(dates(&due), [""; 0]);
     assert_eq!(
         due.next.expect("it goes on").fires_at,
@@ -227,7 +224,11 @@ fn jitter_puts_a_tick_off_but_never_its_dates_nor_beyond_the_next() {
             .all(|(_, later)| (0..60).contains(later))
     );
     let secondly = cron("* * * * * *", "UTC");
-    assert!(ticks(&secondly, "one", 60).iter().all(|(_, later)| *later == 0));
+    assert!(
+        ticks(&secondly, "one", 60)
+            .iter()
+            .all(|(_, later)| *later == 0)
+    );
 }
 
 #[test]
@@ -262,7 +263,11 @@ fn a_tick_that_jitter_holds_back_while_a_scheduler_begins_to_watch_was_not_misse
 
 #[test]
 fn instants_follow_each_other_and_the_first_begins_at_the_start_or_a_day_before() {
-    let days = ["2026-01-08T06:00:00Z", "2026-01-05T06:00:00Z", "2026-01-20T06:00:00Z"];
+    let days = [
+        "2026-01-08T06:00:00Z",
+        "2026-01-05T06:00:00Z",
+        "2026-01-20T06:00:00Z",
+    ];
     let all = |start: Option<&str>| {
         let listed = days.map(utc).to_vec();
         let schedule = Schedule::at_instants(listed, start.map(utc), Tz::UTC).expect("a schedule");
@@ -276,7 +281,10 @@ fn instants_follow_each_other_and_the_first_begins_at_the_start_or_a_day_before(
     };
     assert_eq!(
         all(None),
-        (vec!["01-04T06".to_owned(), "01-05T06".to_owned()], Some(last))
+        (
+            vec!["01-04T06".to_owned(), "01-05T06".to_owned()],
+            Some(last)
+        )
     );
     assert_eq!(
         all(Some("2026-01-01T00:00:00Z")).0,

@@ -369,7 +369,10 @@ fn another_crate_agrees_in_every_zone() {
                     .find_next_occurrence(&instant.with_timezone(&zone), false)
                     .map(|tick| tick.with_timezone(&Utc));
                 if Some(ours) != theirs.as_ref().ok().copied() {
-                    problems.push(format!("{zone} {} after {instant}: {ours} {theirs:?}", meant.text));
+                    problems.push(format!(
+                        "{zone} {} after {instant}: {ours} {theirs:?}",
+                        meant.text
+                    ));
                     break;
                 }
                 instant = ours;
@@ -380,7 +383,10 @@ fn another_crate_agrees_in_every_zone() {
                     .find_previous_occurrence(&instant.with_timezone(&zone), false)
                     .map(|tick| tick.with_timezone(&Utc));
                 if Some(ours) != theirs.as_ref().ok().copied() {
-                    problems.push(format!("{zone} {} before {instant}: {ours} {theirs:?}", meant.text));
+                    problems.push(format!(
+                        "{zone} {} before {instant}: {ours} {theirs:?}",
+                        meant.text
+                    ));
                     break;
                 }
                 instant = ours;
@@ -388,7 +394,12 @@ fn another_crate_agrees_in_every_zone() {
         }
     }
     assert!(compared > 3_000);
-    assert!(problems.is_empty(), "{} of {compared}\n{}", problems.len(), problems.join("\n"));
+    assert!(
+        problems.is_empty(),
+        "{} of {compared}\n{}",
+        problems.len(),
+        problems.join("\n")
+    );
 }
 
 fn part(lowest: u32, highest: u32) -> impl Strategy<Value = Part> {
