@@ -52,9 +52,10 @@ impl DagRow {
         from: DateTime<Utc>,
         count: usize,
     ) -> Vec<(Planned, Occurrence)> {
+        // Whoever asks about the past wants to know the ticks, not what has become of them.
         let past = Past {
-            last_tick: self.last_tick,
-            since: self.schedule_since,
+            last_tick: self.last_tick.filter(|last| *last <= from),
+            since: self.schedule_since.min(from),
             watched_since: from,
         };
         dag.timetable()

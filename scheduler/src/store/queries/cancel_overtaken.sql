@@ -14,7 +14,8 @@ with overtaken as (
     update run r set state = 'cancelled', finished_at = clock_timestamp(),
         cancelled_because = 'the run of ' || to_char(o.logical_date at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
             || 'Z came due before this one could start (overlap = "latest")'
-    from overtaken o where r.run_id = o.run_id and r.state = 'queued'
+    -- Queued, in words that do not invite the planner to walk through the index of all open runs.
+    from overtaken o where r.run_id = o.run_id and r.started_at is null and r.finished_at is null
     returning r.run_id
 ), ended as (
     update task_instance i set state = 'cancelled', pending = 0, failed = i.failed + i.pending,
