@@ -138,6 +138,7 @@ impl Default for Foretell {
     params(("dag" = String, Path, description = "The DAG's id"), Foretell),
     responses(
         (status = 200, description = "The runs, soonest first; empty without a schedule", body = NextRuns),
+        (status = 400, description = "The query does not fit", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such DAG", body = Problem, content_type = "application/problem+json"),
     )
 )]
