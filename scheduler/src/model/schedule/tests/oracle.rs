@@ -340,65 +340,74 @@ fn meant_alike() -> impl Strategy<Value = Meant> {
     })
 }
 
+/// Whether the other crate is known to see a tick in another way: of a time that is skipped it says that it runs after the
+/// gap on the same calendar day, and of a gap of more than two hours nothing. Here it runs after the gap, whenever that is.
+fn is_seen_otherwise(schedule: &Schedule, tick: DateTime<Utc>) -> bool {
+    match schedule.occurrence(tick).mark {
+        Some(DstMark::Gap { missing, runs }) => {
+            missing.date() != runs.date() || runs - missing > TimeDelta::hours(2)
+        }
+        Some(DstMark::Fold { .. } | DstMark::Shift { .. }) | None => false,
+    }
+}
+
 /// The same ticks as another crate, forwards and backwards, around changes of the clock of every zone.
 #[test]
 fn another_crate_agrees_in_every_zone() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let strategy = meant_alike();
-    let mut problems = Vec::new();
-    let mut compared = 0;
+    let (mut compared, mut otherwise, mut problems) = (0_usize, 0_usize, Vec::new());
     for zone in TZ_VARIANTS {
         let changes = changes(zone);
-        for number in 0..6 {
+        for number in 0..6_usize {
             let meant = strategy.new_tree(&mut runner).expect("a value").current();
             let from = match changes.len() {
                 0 => utc("2026-03-01T00:00:00Z"),
+                // The last ones, and some of the past.
                 count if number < 3 => changes[count - 1 - number % count.min(2)],
                 count => changes[(number * 7919 + compared) % count],
             } - TimeDelta::days(2);
-            compared += 1;
             let Ok(schedule) = Schedule::parse_cron(&meant.text, zone) else {
                 continue;
             };
             let other: croner::Cron = meant.text.parse().expect("it is an expression");
+            let local = |instant: DateTime<Utc>| instant.with_timezone(&zone);
             let mut instant = from;
-            for _ in 0..12 {
-                let ours = schedule.next_after(instant).expect("it fires");
-                let theirs = other
-                    .find_next_occurrence(&instant.with_timezone(&zone), false)
-                    .map(|tick| tick.with_timezone(&Utc));
-                if Some(ours) != theirs.as_ref().ok().copied() {
-                    problems.push(format!(
-                        "{zone} {} after {instant}: {ours} {theirs:?}",
-                        meant.text
-                    ));
-                    break;
+            for direction in ["after", "before"] {
+                for _ in 0..12 {
+                    let (ours, theirs) = if direction == "after" {
+                        (
+                            schedule.next_after(instant),
+                            other.find_next_occurrence(&local(instant), false),
+                        )
+                    } else {
+                        (
+                            schedule.previous_before(instant),
+                            other.find_previous_occurrence(&local(instant), false),
+                        )
+                    };
+                    let ours = ours.expect("it fires");
+                    compared += 1;
+                    if theirs.ok().map(|tick| tick.with_timezone(&Utc)) != Some(ours) {
+                        if is_seen_otherwise(&schedule, ours) {
+                            otherwise += 1;
+                        } else {
+                            problems.push(format!(
+                                "`{}` in {zone} {direction} {instant}: {ours}",
+                                meant.text
+                            ));
+                        }
+                    }
+                    instant = ours;
                 }
-                instant = ours;
-            }
-            for _ in 0..12 {
-                let ours = schedule.previous_before(instant).expect("it has fired");
-                let theirs = other
-                    .find_previous_occurrence(&instant.with_timezone(&zone), false)
-                    .map(|tick| tick.with_timezone(&Utc));
-                if Some(ours) != theirs.as_ref().ok().copied() {
-                    problems.push(format!(
-                        "{zone} {} before {instant}: {ours} {theirs:?}",
-                        meant.text
-                    ));
-                    break;
-                }
-                instant = ours;
             }
         }
     }
-    assert!(compared > 3_000);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(
-        problems.is_empty(),
-        "{} of {compared}\n{}",
-        problems.len(),
-        problems.join("\n")
+        compared > 40_000 && otherwise < compared / 500,
+        "{otherwise} of {compared}"
     );
 }
 
