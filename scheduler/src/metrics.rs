@@ -49,6 +49,13 @@ pub(crate) static RUNS_CLOSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register(counter)
 });
 
+pub(crate) static SKIPPED_TICKS: LazyLock<IntCounter> = LazyLock::new(|| {
+    register(counter(
+        "pinwheel_ticks_skipped_total",
+        "Ticks for which this process made no run because of `overlap = \"skip\"`",
+    ))
+});
+
 pub(crate) static RUNNING: LazyLock<IntGauge> = LazyLock::new(|| {
     let gauge = IntGauge::new(
         "pinwheel_executions_running",

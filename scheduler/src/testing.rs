@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use crate::{
     engine::Changes,
     model::{
-        Catchup, Dag, DagId, Params, RunId, RunKind, RunState, Task, TaskId, TaskState, TriggerRule,
+        Catchup, Dag, DagId, Overlap, Params, RunId, RunKind, RunState, Task, TaskId, TaskState,
+        TriggerRule,
     },
     store::{NewRun, Store},
 };
@@ -49,7 +50,11 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         description: String::new(),
         schedule: None,
         start: None,
+        end: None,
         catchup: Catchup::None,
+        catchup_window: None,
+        jitter: None,
+        overlap: Overlap::Queue,
         max_active_runs: 1_000,
         max_active_tasks: None,
         params: BTreeMap::new(),

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use chrono_tz::Tz;
 use clap::ValueEnum;
-use pinwheel_scheduler::model::{Catchup, Dag, DagId, Schedule, Task, TaskId, TriggerRule};
+use pinwheel_scheduler::model::{
+    Catchup, Dag, DagId, Overlap, Schedule, Task, TaskId, TriggerRule,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -147,7 +149,11 @@ fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateT
                 .expect("numbers of a date are a cron expression")
         }),
         start: None,
+        end: None,
         catchup: Catchup::None,
+        catchup_window: None,
+        jitter: None,
+        overlap: Overlap::Queue,
         max_active_runs: 10_000,
         max_active_tasks: None,
         params: BTreeMap::new(),

@@ -3,11 +3,15 @@
 use std::{
     io::{self, IsTerminal},
     path::Path,
+    sync::Arc,
 };
 
 use pinwheel_scheduler::{
     engine::dag_folder::{self, BadFile, Loaded, LoadedFile},
-    model::dag_file::{self, Colour},
+    model::{
+        Dag,
+        dag_file::{self, Colour},
+    },
 };
 use serde_json::{Value, json};
 
@@ -37,6 +41,22 @@ pub(crate) async fn check(path: &Path, dags_folder: &Path) -> Result<Checked> {
             .hint("name a DAG file or a folder of them: `pinwheel dags check dags/`")
     })?;
     Ok(Checked { good, bad })
+}
+
+/// The DAG of one file.
+pub(crate) async fn only(path: &Path, dags_folder: &Path) -> Result<Arc<Dag>> {
+    let checked = check(path, dags_folder).await?;
+    match (checked.good.as_slice(), checked.bad.is_empty()) {
+        ([good], true) => Ok(Arc::clone(&good.dag)),
+        _ => {
+            checked.report()?;
+            checked.verdict()?;
+            Err(Failure::invalid(format!(
+                "`{}` is no DAG file",
+                path.display()
+            )))
+        }
+    }
 }
 
 /// Where the datasets are that the files may name: beside them, or else in the DAG folder.

@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use pinwheel_scheduler::{
     engine::Changes,
-    model::{Dag, DagId, ParamType, Params, RunId, RunKind, RunState, dag_file},
+    model::{
+        Catchup, Dag, DagId, Overlap, ParamType, Params, RunId, RunKind, RunState, Schedule,
+        dag_file, schedule,
+    },
     store::{self, InstanceRow, NewRun, Paused, RunRow, Store},
 };
 use serde::Serialize;
@@ -35,6 +38,13 @@ Exits with 2 when a file has errors.")]
     Check(Check),
     /// Show one DAG: its tasks, params and schedule
     Show(Show),
+    /// Print the next runs of a DAG by its schedule: what each works on, and where the clock changes
+    #[command(after_help = "\
+Examples:
+  pinwheel dags next pinterest_daily
+  pinwheel dags next dags/my_dag.toml --count 10    a file, with nothing running
+  pinwheel dags next pinterest_daily --from 2026-03-27T00:00:00Z --json")]
+    Next(Next),
     /// Run a DAG now
     #[command(after_help = "\
 Examples:
@@ -88,6 +98,23 @@ pub(crate) struct Show {
     /// The DAG
     #[arg(value_parser = client::dag_id, value_name = "ID")]
     dag: DagId,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `dags next`.
+#[derive(Debug, Args)]
+pub(crate) struct Next {
+    /// The DAG, or a DAG file
+    #[arg(value_name = "ID|FILE")]
+    dag: String,
+    /// How many
+    #[arg(long, default_value_t = 5, value_parser = super::schedule::count)]
+    count: usize,
+    /// The instant after which to look, RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME")]
+    from: Option<DateTime<Utc>>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -164,6 +191,7 @@ impl Command {
             Self::List(arguments) => list(settings, &arguments).await,
             Self::Check(arguments) => check(settings, &arguments).await,
             Self::Show(arguments) => show(settings, &arguments).await,
+            Self::Next(arguments) => next(settings, &arguments).await,
             Self::Trigger(arguments) => trigger(settings, arguments).await,
             Self::Pause(arguments) => set_paused(settings, &arguments.dag, Paused::Paused).await,
             Self::Unpause(arguments) => set_paused(settings, &arguments.dag, Paused::Active).await,
@@ -235,9 +263,72 @@ async fn show(settings: &Settings, arguments: &Show) -> Result<()> {
     let dag = known(&store, &arguments.dag).await?;
     let definition = store.definition(dag.version_id).await?;
     if arguments.json {
-        return output::json(&json!({ "dag": dag, "definition": *definition }));
+        let skipped = store.skipped_ticks(&dag.dag_id, 5).await?;
+        return output::json(
+            &json!({ "dag": dag, "definition": *definition, "skipped_ticks": skipped }),
+        );
     }
-    output::text(&description(&dag, &definition))
+    output::text(&description(&dag, &definition))?;
+    let skipped = store.skipped_ticks(&dag.dag_id, 5).await?;
+    if skipped.is_empty() {
+        return Ok(());
+    }
+    let rows = skipped.iter().map(|row| {
+        [
+            output::time(row.first_tick),
+            output::time(row.last_tick),
+            row.ticks.to_string(),
+            format!(
+                "{} of at most {} runs were open",
+                row.open_runs, row.max_active_runs
+            ),
+        ]
+    });
+    output::text(&format!(
+        "\nticks that made no run\n{}",
+        output::columns(["from", "to", "ticks", "why"], rows)
+    ))
+}
+
+/// When the next run is made and what it works on.
+fn next_run(dag: &store::DagRow, definition: &Dag) -> String {
+    let upcoming = dag.upcoming(definition, Utc::now(), 1);
+    match (dag.next_fire_at, upcoming.first()) {
+        (Some(at), Some((planned, _))) if planned.fires_at == at => {
+            format!("{}, on {}", output::time(at), planned.interval)
+        }
+        (at, _) => output::maybe_time(at),
+    }
+}
+
+/// What the file says around the schedule, as far as it differs from the defaults.
+fn timing(dag: &Dag) -> Vec<(&'static str, String)> {
+    let text = pinwheel_tasks::duration::text;
+    let catchup = (dag.catchup != Catchup::None).then(|| {
+        let window = dag
+            .catchup_window
+            .map(|window| format!(", up to {} back", text(window)))
+            .unwrap_or_default();
+        format!("{}{window}", dag.catchup.as_str())
+    });
+    let overlap = match dag.overlap {
+        Overlap::Queue => None,
+        Overlap::Skip => Some("skip: a tick makes no run while as many are open as may be"),
+        Overlap::Latest => Some("latest: only the newest waiting run is kept"),
+    };
+    [
+        ("start", dag.start.map(output::time)),
+        ("end", dag.end.map(output::time)),
+        ("catchup", catchup),
+        (
+            "jitter",
+            dag.jitter.map(|most| format!("up to {}", text(most))),
+        ),
+        ("overlap", overlap.map(str::to_owned)),
+    ]
+    .into_iter()
+    .filter_map(|(label, value)| Some((label, value?)))
+    .collect()
 }
 
 fn description(dag: &store::DagRow, definition: &Dag) -> String {
@@ -258,7 +349,10 @@ fn description(dag: &store::DagRow, definition: &Dag) -> String {
         ),
         None => line("schedule", "none: it runs by hand"),
     }
-    line("next run", &output::maybe_time(dag.next_fire_at));
+    line("next run", &next_run(dag, definition));
+    for (label, value) in timing(definition) {
+        line(label, &value);
+    }
     line("paused", if dag.paused { "yes" } else { "no" });
     let tasks = definition.tasks.iter().map(|task| {
         let upstream: Vec<_> = task
@@ -300,6 +394,91 @@ fn description(dag: &store::DagRow, definition: &Dag) -> String {
         ));
     }
     text
+}
+
+async fn next(settings: &Settings, arguments: &Next) -> Result<()> {
+    let from = arguments.from.unwrap_or_else(Utc::now);
+    let is_file = std::path::Path::new(&arguments.dag)
+        .extension()
+        .is_some_and(|extension| extension == "toml");
+    if is_file {
+        let path = PathBuf::from(&arguments.dag);
+        let dag = super::check::only(&path, &settings.dags_folder).await?;
+        let past = schedule::Past {
+            last_tick: None,
+            since: from,
+            watched_since: from,
+        };
+        let runs = dag
+            .timetable()
+            .map(|timetable| timetable.upcoming(&past, from, arguments.count))
+            .unwrap_or_default();
+        return print_next(&dag, None, &runs, arguments.json);
+    }
+    let id = client::dag_id(&arguments.dag).map_err(Failure::invalid)?;
+    let store = client::connect(settings).await?;
+    let row = known(&store, &id).await?;
+    let definition = store.definition(row.version_id).await?;
+    let runs = row.upcoming(&definition, from, arguments.count);
+    print_next(&definition, Some(&row), &runs, arguments.json)
+}
+
+fn print_next(
+    dag: &Dag,
+    row: Option<&store::DagRow>,
+    runs: &[(schedule::Planned, schedule::Occurrence)],
+    as_json: bool,
+) -> Result<()> {
+    if as_json {
+        let runs: Vec<_> = runs
+            .iter()
+            .map(|(planned, tick)| {
+                json!({
+                    "logical_date": planned.interval.logical_date(),
+                    "data_interval_start": planned.interval.start,
+                    "data_interval_end": planned.interval.end,
+                    "fires_at": planned.fires_at,
+                    "local": tick.local.to_rfc3339(),
+                    "clock_change": tick.mark.map(|mark| mark.to_string()),
+                })
+            })
+            .collect();
+        return output::json(&json!({
+            "dag_id": dag.id,
+            "schedule": dag.schedule.as_ref().map(Schedule::text),
+            "schedule_words": dag.schedule.as_ref().map(Schedule::describe),
+            "paused": row.map(|row| row.paused),
+            "next_runs": runs,
+        }));
+    }
+    let Some(schedule) = &dag.schedule else {
+        return output::text(&format!("{} has no schedule: it runs by hand", dag.id));
+    };
+    output::text(&format!("{}: {}", dag.id, schedule.describe()))?;
+    match row {
+        Some(row) if !row.present => {
+            return output::text("its file is gone, so it gets no more runs");
+        }
+        Some(row) if row.paused => {
+            output::text("it is paused: none of these runs is made until it goes on")?;
+        }
+        Some(_) | None => {}
+    }
+    if runs.is_empty() {
+        return output::text("no tick is left");
+    }
+    let rows = runs.iter().map(|(planned, tick)| {
+        [
+            output::time(planned.fires_at),
+            tick.local.format("%a %Y-%m-%d %H:%M:%S %Z").to_string(),
+            planned.interval.to_string(),
+            tick.mark.map(|mark| mark.to_string()).unwrap_or_default(),
+        ]
+    });
+    output::text(&output::columns(
+        ["fires at", "local tick", "works on", "clock change"],
+        rows,
+    ))
 }
 
 async fn set_paused(settings: &Settings, dag: &DagId, paused: Paused) -> Result<()> {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::{Args, Subcommand, ValueEnum};
 use pinwheel_scheduler::{
-    model::{DagId, RunId, RunState, TaskId, TaskState},
+    model::{DagId, RunId, RunState, TaskId, TaskState, schedule::DataInterval},
     store::{ClearRequest, ClearScope, ClearSelection, InstanceRow, RunFilter, RunRow},
 };
 use serde_json::json;
@@ -192,14 +192,17 @@ pub(crate) fn description(run: &RunRow, instances: &[InstanceRow]) -> String {
         ),
     );
     line("state", &output::word(&run.state));
+    if let Some(because) = &run.cancelled_because {
+        line("why", because);
+    }
     line("logical date", &output::time(run.logical_date));
     line(
         "data interval",
-        &format!(
-            "{} to {}",
-            output::time(run.data_interval_start),
-            output::time(run.data_interval_end)
-        ),
+        &DataInterval {
+            start: run.data_interval_start,
+            end: run.data_interval_end,
+        }
+        .to_string(),
     );
     line(
         "triggered by",

@@ -30,6 +30,9 @@ pub(crate) struct Next {
     /// The time zone whose clock it follows
     #[arg(long, default_value = "UTC", value_parser = time_zone, value_name = "ZONE")]
     timezone: Tz,
+    /// The instant from which an interval is counted, RFC 3339 [default: 1970-01-01T00:00:00Z]
+    #[arg(long, value_name = "TIME")]
+    anchor: Option<DateTime<Utc>>,
     /// The instant after which to look, RFC 3339 [default: now]
     #[arg(long, value_name = "TIME")]
     from: Option<DateTime<Utc>>,
@@ -56,7 +59,7 @@ fn time_zone(name: &str) -> std::result::Result<Tz, String> {
     })
 }
 
-fn count(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn count(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=1000) => Ok(count),
         _ => Err("expected a number from 1 to 1000".to_owned()),
@@ -97,7 +100,9 @@ impl Command {
 
 fn parse(arguments: &Next) -> Result<Schedule> {
     let parsed = match arguments.expression.strip_prefix("every ") {
-        Some(interval) => Schedule::parse_every(interval.trim(), None, arguments.timezone),
+        Some(interval) => {
+            Schedule::parse_every(interval.trim(), arguments.anchor, arguments.timezone)
+        }
         None => Schedule::parse_cron(&arguments.expression, arguments.timezone),
     };
     parsed.map_err(|error| {

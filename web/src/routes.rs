@@ -115,6 +115,7 @@ fn table() -> Table {
     .get("/api/v1/openapi.json", api::openapi)
     .get("/api/v1/dags", api::dags::list)
     .get("/api/v1/dags/{dag}", api::dags::show)
+    .get("/api/v1/dags/{dag}/next", api::dags::next)
     .post("/api/v1/dags/{dag}/runs", api::dags::trigger)
     .post("/api/v1/dags/{dag}/pause", api::dags::pause)
     .post("/api/v1/dags/{dag}/unpause", api::dags::unpause)

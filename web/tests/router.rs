@@ -10,7 +10,10 @@ use axum::{
 };
 use pinwheel_scheduler::{
     engine::Changes,
-    model::{Catchup, Dag, DagId, Param, ParamType, RunState, Task, TaskId, TriggerRule},
+    model::{
+        Catchup, Dag, DagId, Overlap, Param, ParamType, RunState, Schedule, Task, TaskId,
+        TriggerRule,
+    },
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
 };
 use pinwheel_test_support::postgres::Postgres;
@@ -270,7 +273,11 @@ fn dag() -> Dag {
         description: "Land & clean <pins>".to_owned(),
         schedule: None,
         start: None,
+        end: None,
         catchup: Catchup::None,
+        catchup_window: None,
+        jitter: None,
+        overlap: Overlap::Queue,
         max_active_runs: 1,
         max_active_tasks: None,
         groups: Default::default(),
@@ -821,6 +828,75 @@ async fn what_is_not_there_is_said_in_the_callers_language() {
     assert_eq!(method.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(method.header("content-type"), "application/problem+json");
     assert!(house.get("/nothing").await.text.contains("Nothing is here"));
+}
+
+#[tokio::test]
+async fn a_scheduled_dag_says_what_its_runs_work_on_and_which_ticks_made_none() {
+    let house = House::empty().await;
+    let hour = chrono::TimeDelta::hours(1);
+    house
+        .store
+        .begin_watch(Duration::from_secs(60), chrono::TimeDelta::zero())
+        .await
+        .expect("somebody watches");
+    let mut scheduled = dag();
+    scheduled.overlap = Overlap::Skip;
+    let zone = chrono_tz::Tz::Europe__London;
+    let nightly = Schedule::parse_cron("30 1 * * *", zone).expect("an expression");
+    let anchor = chrono::Utc::now() - chrono::TimeDelta::minutes(25);
+    let hourly = Schedule::parse_every("1h", Some(anchor), zone).expect("an interval");
+    for (id, schedule) in [("nightly", nightly), ("hourly", hourly)] {
+        scheduled.id = DagId::new(id).expect("a name");
+        scheduled.schedule = Some(schedule);
+        house
+            .store
+            .publish(&format!("{id}.toml"), id, &scheduled)
+            .await
+            .expect("the DAG is published");
+    }
+    let next = house
+        .get("/api/v1/dags/nightly/next?from=2026-10-24T12:00:00Z&count=2")
+        .await
+        .json();
+    assert_eq!(next["schedule_words"], "every day at 01:30 Europe/London");
+    assert_eq!(
+        next["next_runs"][0],
+        json!({
+            "logical_date": "2026-10-24T00:30:00Z",
+            "data_interval_start": "2026-10-24T00:30:00Z",
+            "data_interval_end": "2026-10-25T00:30:00Z",
+            "fires_at": "2026-10-25T00:30:00Z",
+            "local": "2026-10-25T01:30:00+01:00",
+            "clock_change": "01:30 comes twice, runs the first time",
+        })
+    );
+    assert_eq!(next["next_runs"].as_array().map(Vec::len), Some(2));
+    let refused = house.get("/api/v1/dags/nightly/next?cuont=2").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+
+    for hours in 1..=3 {
+        house
+            .store
+            .schedule_due(hour * hours)
+            .await
+            .expect("a pass of the scheduler");
+    }
+    let detail = house.get("/api/v1/dags/hourly").await.json();
+    assert_eq!(detail["timing"]["overlap"], "skip");
+    assert_eq!(detail["skipped_ticks"][0]["ticks"], 2);
+    assert_eq!(detail["skipped_ticks"][0]["open_runs"], 1);
+    assert_eq!(detail["next_runs"].as_array().map(Vec::len), Some(5));
+    let page = house.get("/dags/hourly").await.text;
+    for shown in [
+        "works on ",
+        "UTC (1h)",
+        "A tick makes no run while as many are open as may be",
+        "Ticks that made no run",
+        "2 ticks from ",
+        "1 of at most 1 runs were open",
+    ] {
+        assert!(page.contains(shown), "{shown}");
+    }
 }
 
 #[tokio::test]

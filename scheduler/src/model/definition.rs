@@ -6,7 +6,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DagId, Schedule, TaskId, TriggerRule, trigger_rule};
+use super::{
+    DagId, Schedule, TaskId, TriggerRule,
+    schedule::{Jitter, Timetable},
+    trigger_rule,
+};
 
 /// A validated DAG.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,8 +23,20 @@ pub struct Dag {
     pub schedule: Option<Schedule>,
     /// No scheduled logical date before this.
     pub start: Option<DateTime<Utc>>,
+    /// No scheduled logical date after this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<DateTime<Utc>>,
     /// What becomes of ticks that passed while nothing was watching.
     pub catchup: Catchup,
+    /// Of those, the ones that passed longer ago are not made up for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catchup_window: Option<Duration>,
+    /// Ticks fire later by at most so much, each DAG by another time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Duration>,
+    /// What becomes of a tick while `max_active_runs` runs are open.
+    #[serde(default)]
+    pub overlap: Overlap,
     /// How many runs may be running at once.
     pub max_active_runs: u32,
     /// How many tasks of one run may be running at once, as in Airflow 3; `None` is no limit of the DAG's own.
@@ -53,6 +69,44 @@ pub enum Catchup {
     Latest,
     /// Each of them runs.
     All,
+}
+
+impl Catchup {
+    /// The word for it in a DAG file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Latest => "latest",
+            Self::All => "all",
+        }
+    }
+}
+
+/// What becomes of a tick that comes due while as many runs as `max_active_runs` allows are queued or running.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlap {
+    /// Its run waits for its turn.
+    #[default]
+    Queue,
+    /// It makes no run, and that is recorded.
+    Skip,
+    /// Its run waits, and scheduled runs that waited before it are cancelled.
+    Latest,
+}
+
+impl Overlap {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Queue, Self::Skip, Self::Latest];
+
+    /// The word for it in a DAG file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Skip => "skip",
+            Self::Latest => "latest",
+        }
+    }
 }
 
 /// One task of a DAG.
@@ -228,6 +282,21 @@ impl Dag {
                 .iter()
                 .all(|above| self.tasks[*above].flow.foreach.is_none())
             && trigger_rule::runs_if_all_ok(task.trigger_rule, total)
+    }
+
+    /// When it runs by itself; `None` is only by hand.
+    pub fn timetable(&self) -> Option<Timetable<'_>> {
+        Some(Timetable {
+            schedule: self.schedule.as_ref()?,
+            start: self.start,
+            end: self.end,
+            catchup: self.catchup,
+            catchup_window: self.catchup_window,
+            jitter: self.jitter.map(|most| Jitter {
+                name: self.id.as_str(),
+                most,
+            }),
+        })
     }
 
     /// The task of that id, with its ordinal.

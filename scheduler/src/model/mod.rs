@@ -12,7 +12,7 @@ pub mod template;
 pub mod trigger_rule;
 
 pub use definition::{
-    Catchup, Concurrency, Dag, Flow, Foreach, Group, Param, ParamType, Params, ParamsError, Task,
+    Catchup, Concurrency, Dag, Flow, Foreach, Group, Overlap, Param, ParamType, Params, ParamsError, Task,
 };
 pub use ids::{DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
 pub use schedule::Schedule;

@@ -183,7 +183,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{Catchup, DagId};
+    use crate::model::{Catchup, DagId, Overlap};
 
     fn param(declared: Value) -> Param {
         let mut whole = json!({
@@ -201,7 +201,11 @@ mod tests {
             description: String::new(),
             schedule: None,
             start: None,
+            end: None,
             catchup: Catchup::None,
+            catchup_window: None,
+            jitter: None,
+            overlap: Overlap::Queue,
             max_active_runs: 1,
             max_active_tasks: None,
             groups: BTreeMap::new(),

@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use super::{Error, Store, claim::task_at};
 use crate::model::{
     Dag, DagId, InstanceId, RunId, TaskId, VersionId, flow,
-    schedule::{DataInterval, Past, intervals_due},
+    schedule::{Past, Planned},
     trigger_rule::{Upstream, Verdict},
 };
 
@@ -232,7 +232,7 @@ impl Store {
         let mut findings = Vec::new();
         for row in rows {
             let dag = self.definition_by(connection, row.version_id).await?;
-            let next = lost_tick(&dag, row.last_logical_date, row.schedule_since, row.now);
+            let next = lost_tick(&dag, row.last_tick, row.schedule_since, row.now);
             if let Some(next) = next {
                 findings.push(Finding {
                     kind: FindingKind::ScheduleMissing,
@@ -242,7 +242,7 @@ impl Store {
                     map_index: None,
                     instance_id: None,
                     stored: "no next tick".to_owned(),
-                    expected: format!("a tick at {}", next.fires_at().format("%Y-%m-%d %H:%M:%SZ")),
+                    expected: format!("a tick at {}", next.fires_at.format("%Y-%m-%d %H:%M:%SZ")),
                 });
             }
         }
@@ -253,18 +253,16 @@ impl Store {
 /// The next tick of a DAG that has lost it. What passed meanwhile passed unwatched, so `catchup` decides about it.
 pub(super) fn lost_tick(
     dag: &Dag,
-    last_logical_date: Option<DateTime<Utc>>,
+    last_tick: Option<DateTime<Utc>>,
     since: DateTime<Utc>,
     now: DateTime<Utc>,
-) -> Option<DataInterval> {
+) -> Option<Planned> {
     let past = Past {
-        start: dag.start,
-        catchup: dag.catchup,
-        last_logical_date,
+        last_tick,
         since,
         watched_since: now,
     };
-    intervals_due(dag.schedule.as_ref()?, &past, now, 0).next
+    dag.timetable()?.due(&past, now, 0).next
 }
 
 fn seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 use super::{Error, FileErrorRow, Store, settle::Step};
 use crate::model::{
     Dag, DagId, VersionId,
-    schedule::{Past, first_since, intervals_due},
+    schedule::{Past, first_since},
 };
 
 /// What publishing a DAG did.
@@ -61,7 +61,7 @@ struct Current {
     file: String,
     present: bool,
     content_hash: Option<String>,
-    last_logical_date: Option<DateTime<Utc>>,
+    last_tick: Option<DateTime<Utc>>,
     schedule_since: DateTime<Utc>,
     now: DateTime<Utc>,
 }
@@ -208,19 +208,17 @@ impl Store {
                 change.current.schedule_since,
                 change.current.now,
             );
-            let next = dag.schedule.as_ref().and_then(|schedule| {
+            let next = dag.timetable().and_then(|timetable| {
                 let past = Past {
-                    start: dag.start,
-                    catchup: dag.catchup,
-                    last_logical_date: change.current.last_logical_date,
+                    last_tick: change.current.last_tick,
                     since,
                     watched_since: since,
                 };
-                intervals_due(schedule, &past, since, 0).next
+                timetable.due(&past, since, 0).next
             });
             sinces.push(since);
-            next_dates.push(next.map(|interval| interval.logical_date()));
-            next_fires.push(next.map(|interval| interval.fires_at()));
+            next_dates.push(next.map(|next| next.interval.logical_date()));
+            next_fires.push(next.map(|next| next.fires_at));
         }
         let dags = || changes.iter().map(|change| change.file.dag);
         let ids: Vec<String> = dags().map(|dag| dag.id.to_string()).collect();
@@ -335,7 +333,9 @@ fn schedule_since(
         Some(before)
             if before.schedule == dag.schedule
                 && before.start == dag.start
-                && before.catchup == dag.catchup =>
+                && before.end == dag.end
+                && before.catchup == dag.catchup
+                && before.catchup_window == dag.catchup_window =>
         {
             since
         }

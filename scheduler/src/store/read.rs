@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     DagRow, Error, FileErrorRow, Home, InstanceRow, LogPosition, LogRow, RunFilter, RunRow,
-    RunSummary, Store, TryRow, claim::task_at,
+    RunSummary, SkippedTicks, Store, TryRow, claim::task_at,
 };
 use crate::model::{
     DagId, InstanceId, Params, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
@@ -27,6 +27,8 @@ struct DagRecord {
     present: bool,
     next_logical_date: Option<DateTime<Utc>>,
     next_fire_at: Option<DateTime<Utc>>,
+    last_tick: Option<DateTime<Utc>>,
+    schedule_since: DateTime<Utc>,
     run_id: Option<RunId>,
     state: Option<RunState>,
     logical_date: Option<DateTime<Utc>>,
@@ -53,6 +55,8 @@ impl From<DagRecord> for DagRow {
             present: row.present,
             next_logical_date: row.next_logical_date,
             next_fire_at: row.next_fire_at,
+            last_tick: row.last_tick,
+            schedule_since: row.schedule_since,
             last_run,
             open_runs: row.open_runs,
         }
@@ -72,6 +76,7 @@ struct RunRecord {
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     triggered_by: String,
+    cancelled_because: Option<String>,
     params: Option<Value>,
 }
 
@@ -90,6 +95,7 @@ impl From<RunRecord> for RunRow {
             started_at: row.started_at,
             finished_at: row.finished_at,
             triggered_by: row.triggered_by,
+            cancelled_because: row.cancelled_because,
             params: match row.params {
                 Some(Value::Object(params)) => params,
                 Some(_) | None => Params::new(),
@@ -105,6 +111,21 @@ impl Store {
     /// Postgres refused or cannot be reached.
     pub async fn dags(&self) -> Result<Vec<DagRow>, Error> {
         self.list_dags(None).await
+    }
+
+    /// The newest stretches of ticks of a DAG that made no run, newest first.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn skipped_ticks(&self, dag: &DagId, limit: i64) -> Result<Vec<SkippedTicks>, Error> {
+        Ok(sqlx::query_file_as!(
+            SkippedTicks,
+            "src/store/queries/list_skipped_ticks.sql",
+            dag.as_str(),
+            limit.clamp(1, MOST_RUNS)
+        )
+        .fetch_all(&self.people)
+        .await?)
     }
 
     /// One DAG.

@@ -408,13 +408,13 @@ impl Store {
         let mut changed = 0;
         if let Some(row) = row {
             let dag = self.definition_by(&mut transaction, row.version_id).await?;
-            let next = lost_tick(&dag, row.last_logical_date, row.schedule_since, row.now);
+            let next = lost_tick(&dag, row.last_tick, row.schedule_since, row.now);
             if let Some(next) = next {
                 changed = sqlx::query_file!(
                     "src/store/queries/set_missing_tick.sql",
                     dag_id.as_str(),
-                    next.logical_date(),
-                    next.fires_at(),
+                    next.interval.logical_date(),
+                    next.fires_at,
                     row.now
                 )
                 .execute(&mut *transaction)

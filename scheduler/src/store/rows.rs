@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::{
-    DagId, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId, TaskState,
-    TryOutcome, VersionId, WorkerId,
+    Dag, DagId, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId,
+    TaskState, TryOutcome, VersionId, WorkerId,
+    schedule::{Occurrence, Past, Planned},
 };
 
 /// One DAG as lists show it.
@@ -32,10 +33,36 @@ pub struct DagRow {
     pub next_logical_date: Option<DateTime<Utc>>,
     /// When that run is made.
     pub next_fire_at: Option<DateTime<Utc>>,
+    /// The last tick about which the schedule has decided.
+    pub last_tick: Option<DateTime<Utc>>,
+    /// When the present schedule was first seen; earlier ticks are not made up for.
+    pub schedule_since: DateTime<Utc>,
     /// Its newest run.
     pub last_run: Option<RunSummary>,
     /// How many runs are queued or running.
     pub open_runs: i64,
+}
+
+impl DagRow {
+    /// The runs that the schedule will make after `from` while somebody watches, by the DAG's present definition; none when
+    /// its file is gone.
+    pub fn upcoming(
+        &self,
+        dag: &Dag,
+        from: DateTime<Utc>,
+        count: usize,
+    ) -> Vec<(Planned, Occurrence)> {
+        // Whoever asks about the past wants to know the ticks, not what has become of them.
+        let past = Past {
+            last_tick: self.last_tick.filter(|last| *last <= from),
+            since: self.schedule_since.min(from),
+            watched_since: from,
+        };
+        dag.timetable()
+            .filter(|_| self.present)
+            .map(|timetable| timetable.upcoming(&past, from, count))
+            .unwrap_or_default()
+    }
 }
 
 /// The little of a run that a list of DAGs shows.
@@ -76,8 +103,27 @@ pub struct RunRow {
     pub finished_at: Option<DateTime<Utc>>,
     /// Who or what asked for it.
     pub triggered_by: String,
+    /// Why the engine cancelled it, if it did.
+    pub cancelled_because: Option<String>,
     /// Its params, defaults filled in.
     pub params: Params,
+}
+
+/// Ticks, one after the other, that made no run because of `overlap = "skip"`.
+#[derive(Debug, Clone, Serialize)]
+pub struct SkippedTicks {
+    /// The first of them.
+    pub first_tick: DateTime<Utc>,
+    /// The last of them.
+    pub last_tick: DateTime<Utc>,
+    /// How many they are.
+    pub ticks: i64,
+    /// How many runs were queued or running when the last one came due.
+    pub open_runs: i32,
+    /// How many may.
+    pub max_active_runs: i32,
+    /// When the last one came due.
+    pub skipped_at: DateTime<Utc>,
 }
 
 /// Which runs to list, newest first.

@@ -7,9 +7,12 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::{Effects, Error, NewRun, Store, settle::Step};
-use crate::model::{
-    DagId, RunId, RunKind, VersionId,
-    schedule::{Past, intervals_due},
+use crate::{
+    metrics,
+    model::{
+        DagId, Overlap, RunId, RunKind, VersionId,
+        schedule::{DataInterval, Past},
+    },
 };
 
 /// At most so many runs of one DAG are made in one pass; the next pass goes on at once.
@@ -46,6 +49,19 @@ impl Made {
     fn key(&self) -> Key {
         (self.dag_id.clone(), self.logical_date, self.kind)
     }
+}
+
+/// DAGs in a pass that have an overlap policy of their own.
+#[derive(Default)]
+struct Overlaps {
+    skip: Vec<Skipping>,
+    latest: Vec<String>,
+}
+
+/// A DAG that leaves ticks out when it has no room.
+struct Skipping {
+    dag_id: DagId,
+    max_active_runs: u32,
 }
 
 impl Store {
@@ -208,24 +224,32 @@ impl Store {
         let mut rows = Vec::new();
         let mut next_dates = Vec::with_capacity(due.len());
         let mut next_fires = Vec::with_capacity(due.len());
-        let mut last_dates = Vec::with_capacity(due.len());
+        let mut last_ticks = Vec::with_capacity(due.len());
+        let mut overlaps = Overlaps::default();
         for dag in &due {
             let definition = self.definition_by(&mut transaction, dag.version_id).await?;
-            let plan = definition.schedule.as_ref().map(|schedule| {
+            let plan = definition.timetable().map(|timetable| {
                 let past = Past {
-                    start: definition.start,
-                    catchup: definition.catchup,
-                    last_logical_date: dag.last_logical_date,
+                    last_tick: dag.last_tick,
                     since: dag.schedule_since,
                     watched_since: dag.watched_since,
                 };
-                intervals_due(schedule, &past, dag.now, RUNS_PER_PASS)
+                timetable.due(&past, dag.now, RUNS_PER_PASS)
             });
             let next = plan.as_ref().and_then(|plan| plan.next);
-            next_dates.push(next.map(|interval| interval.logical_date()));
-            next_fires.push(next.map(|interval| interval.fires_at()));
+            next_dates.push(next.map(|next| next.interval.logical_date()));
+            next_fires.push(next.map(|next| next.fires_at));
+            last_ticks.push(plan.as_ref().and_then(|plan| plan.last_tick));
             let intervals = plan.map(|plan| plan.intervals).unwrap_or_default();
-            last_dates.push(intervals.last().map(|interval| interval.logical_date()));
+            match definition.overlap {
+                Overlap::Queue => {}
+                Overlap::Skip if intervals.is_empty() => {}
+                Overlap::Skip => overlaps.skip.push(Skipping {
+                    dag_id: dag.dag_id.clone(),
+                    max_active_runs: definition.max_active_runs,
+                }),
+                Overlap::Latest => overlaps.latest.push(dag.dag_id.to_string()),
+            }
             rows.extend(intervals.into_iter().map(|interval| Row {
                 dag_id: dag.dag_id.clone(),
                 version_id: dag.version_id,
@@ -237,6 +261,7 @@ impl Store {
                 triggered_by: "schedule".to_owned(),
             }));
         }
+        skip_ticks(&mut transaction, &overlaps.skip, &mut rows).await?;
         let dags: Vec<String> = due
             .iter()
             .map(|dag| dag.dag_id.as_str().to_owned())
@@ -248,7 +273,7 @@ impl Store {
             &fires,
             &next_dates as &[Option<DateTime<Utc>>],
             &next_fires as &[Option<DateTime<Utc>>],
-            &last_dates as &[Option<DateTime<Utc>>],
+            &last_ticks as &[Option<DateTime<Utc>>],
         )
         .execute(&mut *transaction)
         .await?;
@@ -256,6 +281,11 @@ impl Store {
         let mut step = Step::default();
         let dags: BTreeSet<DagId> = rows.into_iter().map(|row| row.dag_id).collect();
         self.start_runs(&mut transaction, &dags, &mut step).await?;
+        if !overlaps.latest.is_empty() {
+            sqlx::query_file_scalar!("src/store/queries/cancel_overtaken.sql", &overlaps.latest)
+                .fetch_one(&mut *transaction)
+                .await?;
+        }
         self.finish(&mut transaction, &mut step).await?;
         transaction.commit().await?;
         Ok(step.effects())
@@ -274,6 +304,108 @@ impl Store {
             .map(|(_, known)| known);
         Ok(Error::UnknownDag { dag_id, nearest })
     }
+}
+
+/// Leaves out the ticks of DAGs that have no room for their runs, and notes them. What comes due together takes what room
+/// there is in order, oldest first.
+async fn skip_ticks(
+    connection: &mut PgConnection,
+    dags: &[Skipping],
+    rows: &mut Vec<Row>,
+) -> Result<(), Error> {
+    if dags.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = dags.iter().map(|dag| dag.dag_id.to_string()).collect();
+    let open: HashMap<DagId, i64> =
+        sqlx::query_file!("src/store/queries/count_open_runs.sql", &ids)
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .map(|row| (row.dag_id, row.open_runs))
+            .collect();
+    let mut skipped: HashMap<DagId, Vec<DataInterval>> = HashMap::new();
+    let mut room: HashMap<&DagId, i64> = dags
+        .iter()
+        .map(|dag| {
+            let open = open.get(&dag.dag_id).copied().unwrap_or(0);
+            (&dag.dag_id, i64::from(dag.max_active_runs) - open)
+        })
+        .collect();
+    rows.retain(|row| {
+        let Some(room) = room.get_mut(&row.dag_id) else {
+            return true;
+        };
+        *room -= 1;
+        if *room < 0 {
+            skipped
+                .entry(row.dag_id.clone())
+                .or_default()
+                .push(DataInterval {
+                    start: row.data_interval_start,
+                    end: row.data_interval_end,
+                });
+        }
+        *room >= 0
+    });
+    let noted: Vec<(&Skipping, &Vec<DataInterval>)> = dags
+        .iter()
+        .filter_map(|dag| Some((dag, skipped.get(&dag.dag_id)?)))
+        .collect();
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let whole = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
+    let ids: Vec<String> = noted
+        .iter()
+        .map(|(dag, _)| dag.dag_id.to_string())
+        .collect();
+    let ends = || {
+        noted
+            .iter()
+            .filter_map(|(_, intervals)| Some((intervals.first()?, intervals.last()?)))
+    };
+    // The tick before: where that one made no run either, they are noted together.
+    let before: Vec<DateTime<Utc>> = ends().map(|(first, _)| first.start).collect();
+    let firsts: Vec<DateTime<Utc>> = ends().map(|(first, _)| first.end).collect();
+    let lasts: Vec<DateTime<Utc>> = ends().map(|(_, last)| last.end).collect();
+    let counts: Vec<i64> = noted
+        .iter()
+        .map(|(_, intervals)| number(intervals.len()))
+        .collect();
+    let limits: Vec<i32> = noted
+        .iter()
+        .map(|(dag, _)| whole(i64::from(dag.max_active_runs)))
+        .collect();
+    let open: Vec<i32> = noted
+        .iter()
+        .map(|(dag, _)| {
+            let were_open = open.get(&dag.dag_id).copied().unwrap_or(0);
+            // Those that were made together with the ticks that were left out are open as well.
+            whole(were_open.max(i64::from(dag.max_active_runs)))
+        })
+        .collect();
+    sqlx::query_file!(
+        "src/store/queries/insert_skipped_ticks.sql",
+        &ids,
+        &before,
+        &firsts,
+        &lasts,
+        &counts,
+        &open,
+        &limits
+    )
+    .execute(connection)
+    .await?;
+    for ((dag, intervals), open) in noted.iter().zip(&open) {
+        metrics::SKIPPED_TICKS.inc_by(u64::try_from(intervals.len()).unwrap_or(u64::MAX));
+        tracing::info!(
+            dag_id = %dag.dag_id, ticks = intervals.len(), open_runs = open, max_active_runs = dag.max_active_runs,
+            "ticks made no run because the DAG has as many open runs as it may"
+        );
+    }
+    Ok(())
 }
 
 /// Scheduled runs get the defaults. A DAG with a schedule and a required param is refused when its file is read; one

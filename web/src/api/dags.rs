@@ -11,18 +11,25 @@ use pinwheel_scheduler::{
     store::{DagRow, NewRun, Paused},
 };
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ACTOR,
-    input::Body,
-    types::{Dag, DagDetail, DagTask, Dags, FileError, Run},
+    input::{Asked, Body},
+    types::{
+        Dag, DagDetail, DagTask, Dags, FileError, NextRun, NextRuns, Run, SkippedTicks, Timing,
+    },
 };
 use crate::{
     WebState,
     failure::{Failure, Problem},
     pages::{actions::ring, dag_id, find_run},
 };
+
+/// So many of the next runs are shown unless more are asked for.
+const NEXT_RUNS: usize = 5;
+/// So many stretches of ticks that made no run are shown.
+const SKIPPED: i64 = 10;
 
 /// All DAGs
 ///
@@ -83,7 +90,15 @@ pub(crate) async fn show(
         queue: task.queue.clone(),
         with: task.with.clone(),
     });
+    let skipped = state.store.skipped_ticks(&row.dag_id, SKIPPED).await?;
     Ok(Json(DagDetail {
+        timing: Timing::from(definition.as_ref()),
+        next_runs: row
+            .upcoming(&definition, Utc::now(), NEXT_RUNS)
+            .into_iter()
+            .map(NextRun::from)
+            .collect(),
+        skipped_ticks: skipped.into_iter().map(SkippedTicks::from).collect(),
         schedule_words: definition
             .schedule
             .as_ref()
@@ -92,6 +107,60 @@ pub(crate) async fn show(
         params,
         tasks: tasks.collect(),
         dag: row.into(),
+    }))
+}
+
+/// Which of the next runs.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Foretell {
+    /// How many, 1 to 1,000.
+    count: usize,
+    /// Those after this instant; now when left out.
+    from: Option<DateTime<Utc>>,
+}
+
+impl Default for Foretell {
+    fn default() -> Self {
+        Self {
+            count: NEXT_RUNS,
+            from: None,
+        }
+    }
+}
+
+/// The next runs of a DAG by its schedule
+///
+/// With the data interval of each, when it is made, and what a change of the clock does to it.
+#[utoipa::path(
+    get, path = "/api/v1/dags/{dag}/next", tag = "DAGs",
+    params(("dag" = String, Path, description = "The DAG's id"), Foretell),
+    responses(
+        (status = 200, description = "The runs, soonest first; empty without a schedule", body = NextRuns),
+        (status = 400, description = "The query does not fit", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such DAG", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn next(
+    State(state): State<WebState>,
+    Path(dag): Path<String>,
+    Asked(asked): Asked<Foretell>,
+) -> Result<Json<NextRuns>, Failure> {
+    let row = find(&state, &dag).await?;
+    let definition = state.store.definition(row.version_id).await?;
+    let from = asked.from.unwrap_or_else(Utc::now);
+    Ok(Json(NextRuns {
+        schedule_words: definition
+            .schedule
+            .as_ref()
+            .map(|schedule| schedule.describe()),
+        paused: row.paused,
+        next_runs: row
+            .upcoming(&definition, from, asked.count.clamp(1, 1_000))
+            .into_iter()
+            .map(NextRun::from)
+            .collect(),
     }))
 }
 

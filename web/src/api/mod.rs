@@ -35,7 +35,7 @@ const ACTOR: &str = "api";
         (name = "Workers", description = "What runs them"),
     ),
     paths(
-        dags::list, dags::show, dags::trigger, dags::pause, dags::unpause,
+        dags::list, dags::show, dags::next, dags::trigger, dags::pause, dags::unpause,
         runs::list, runs::show, runs::cancel, runs::clear,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
         pools::list, pools::show, pools::set, pools::delete,

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use pinwheel_scheduler::{
     model::{
-        RunKind as ModelRunKind, RunState as ModelRunState, TaskState as ModelTaskState, TryOutcome,
+        Dag as ModelDag, RunKind as ModelRunKind, RunState as ModelRunState,
+        TaskState as ModelTaskState, TryOutcome,
+        schedule::{Occurrence, Planned},
     },
     store::{
-        DagRow, ExecutionRow, InstanceRow, LogRow, PoolRow, RunRow, TryRow,
+        self, DagRow, ExecutionRow, InstanceRow, LogRow, PoolRow, RunRow, TryRow,
         UnservedQueue as UnservedRow, WorkerRow, WorkerState as StoreWorkerState,
     },
 };
@@ -155,6 +157,106 @@ impl From<DagRow> for Dag {
     }
 }
 
+/// What a DAG's file says around its schedule.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Timing {
+    /// No scheduled logical date before this.
+    start: Option<DateTime<Utc>>,
+    /// No scheduled logical date after this.
+    end: Option<DateTime<Utc>>,
+    /// What becomes of ticks that passed unwatched: `none`, `latest` or `all`.
+    #[schema(example = "none")]
+    catchup: String,
+    /// Ticks that passed unwatched longer ago are not made up for.
+    catchup_window_seconds: Option<u64>,
+    /// Runs are made later by up to so much.
+    jitter_seconds: Option<u64>,
+    /// What becomes of a tick while `max_active_runs` runs are open: `queue`, `skip` or `latest`.
+    #[schema(example = "queue")]
+    overlap: String,
+}
+
+impl From<&ModelDag> for Timing {
+    fn from(dag: &ModelDag) -> Self {
+        Self {
+            start: dag.start,
+            end: dag.end,
+            catchup: dag.catchup.as_str().to_owned(),
+            catchup_window_seconds: dag.catchup_window.map(|window| window.as_secs()),
+            jitter_seconds: dag.jitter.map(|jitter| jitter.as_secs()),
+            overlap: dag.overlap.as_str().to_owned(),
+        }
+    }
+}
+
+/// A run that the schedule will make.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NextRun {
+    /// The start of the data interval.
+    logical_date: DateTime<Utc>,
+    /// Inclusive.
+    data_interval_start: DateTime<Utc>,
+    /// Exclusive: the tick that closes it.
+    data_interval_end: DateTime<Utc>,
+    /// When the run is made: at the tick, or with jitter a little later.
+    fires_at: DateTime<Utc>,
+    /// The tick on the clock of the schedule's zone.
+    #[schema(example = "2026-03-29T02:00:00+01:00")]
+    local: String,
+    /// What a change of that clock does to the tick, in words.
+    #[schema(example = "01:30 does not exist on this day, runs at 02:00")]
+    clock_change: Option<String>,
+}
+
+impl From<(Planned, Occurrence)> for NextRun {
+    fn from((planned, tick): (Planned, Occurrence)) -> Self {
+        Self {
+            logical_date: planned.interval.logical_date(),
+            data_interval_start: planned.interval.start,
+            data_interval_end: planned.interval.end,
+            fires_at: planned.fires_at,
+            local: tick.local.to_rfc3339(),
+            clock_change: tick.mark.map(|mark| mark.to_string()),
+        }
+    }
+}
+
+/// The runs that the schedule will make, soonest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NextRuns {
+    /// The schedule in words; null is only by hand.
+    pub(crate) schedule_words: Option<String>,
+    /// Whether the DAG is paused: then they are not made.
+    pub(crate) paused: bool,
+    pub(crate) next_runs: Vec<NextRun>,
+}
+
+/// Ticks, one after the other, that made no run because of `overlap = "skip"`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SkippedTicks {
+    first_tick: DateTime<Utc>,
+    last_tick: DateTime<Utc>,
+    /// How many they are.
+    ticks: i64,
+    /// How many runs were queued or running when the last one came due.
+    open_runs: i32,
+    max_active_runs: i32,
+    skipped_at: DateTime<Utc>,
+}
+
+impl From<store::SkippedTicks> for SkippedTicks {
+    fn from(row: store::SkippedTicks) -> Self {
+        Self {
+            first_tick: row.first_tick,
+            last_tick: row.last_tick,
+            ticks: row.ticks,
+            open_runs: row.open_runs,
+            max_active_runs: row.max_active_runs,
+            skipped_at: row.skipped_at,
+        }
+    }
+}
+
 /// A DAG with its definition.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DagDetail {
@@ -162,6 +264,11 @@ pub(crate) struct DagDetail {
     pub(crate) dag: Dag,
     /// The schedule in words.
     pub(crate) schedule_words: Option<String>,
+    pub(crate) timing: Timing,
+    /// The next five runs by the schedule.
+    pub(crate) next_runs: Vec<NextRun>,
+    /// The newest ticks that made no run because of `overlap = "skip"`, newest first.
+    pub(crate) skipped_ticks: Vec<SkippedTicks>,
     pub(crate) max_active_runs: u32,
     /// The params a run takes, by name.
     #[schema(value_type = Object)]
@@ -221,6 +328,8 @@ pub(crate) struct Run {
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     triggered_by: String,
+    /// Why the engine cancelled it, if it did.
+    cancelled_because: Option<String>,
     /// Defaults filled in.
     #[schema(value_type = Object)]
     params: Map<String, Value>,
@@ -241,6 +350,7 @@ impl From<RunRow> for Run {
             started_at: row.started_at,
             finished_at: row.finished_at,
             triggered_by: row.triggered_by,
+            cancelled_because: row.cancelled_because,
             params: row.params,
         }
     }

@@ -8,10 +8,10 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use pinwheel_scheduler::{
-    model::{Dag, Param, ParamType},
-    store::{DagRow, RunFilter},
+    model::{Catchup, Dag, Overlap, Param, ParamType},
+    store::{DagRow, RunFilter, SkippedTicks},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     WebState,
     failure::{Failure, Problem},
-    format::{Badge, When, pretty, run_badge, task_badge},
+    format::{Badge, When, duration, pretty, run_badge, task_badge},
     live::{self, Html, Live, Region, Seen},
     pages::run::Graph,
 };
@@ -32,6 +32,8 @@ use crate::{
 const RUNS: i64 = 20;
 /// How many scheduled runs are foretold.
 const UPCOMING: usize = 5;
+/// How many stretches of ticks without a run are shown.
+const SKIPPED: i64 = 5;
 
 /// What the address may ask for.
 #[derive(Debug, Default, Deserialize)]
@@ -51,7 +53,11 @@ struct DagPage {
     logical_date: String,
     problem: Option<Problem>,
     upcoming: Vec<Upcoming>,
+    /// Why there are no next runs, when it is not that there is no schedule.
+    no_upcoming: &'static str,
     zone: String,
+    timing: Vec<(&'static str, String)>,
+    skipped: Vec<SkippedLine>,
     graph: Graph,
     can_trigger: bool,
 }
@@ -66,7 +72,15 @@ struct Line {
 struct Upcoming {
     at: When,
     local: String,
+    interval: String,
     mark: String,
+}
+
+/// Ticks that made no run.
+struct SkippedLine {
+    ticks: String,
+    until: When,
+    because: String,
 }
 
 /// One param as a form asks for it.
@@ -166,7 +180,8 @@ pub(crate) async fn show(
         &format!("/dags/{dag}/events"),
         regions(state.clone(), dag.to_owned()).await?,
     );
-    let (upcoming, zone) = foretell(&definition, &row);
+    let upcoming = foretell(&definition, &row);
+    let skipped = state.store.skipped_ticks(&row.dag_id, SKIPPED).await?;
     let status = typed.problem.as_ref().map_or(StatusCode::OK, |problem| {
         StatusCode::from_u16(problem.status).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY)
     });
@@ -190,8 +205,19 @@ pub(crate) async fn show(
             .collect(),
         logical_date: typed.logical_date,
         problem: typed.problem,
+        no_upcoming: match (&definition.schedule, row.present) {
+            (None, _) => "",
+            (Some(_), true) => "Its schedule has come to its end: no tick is left.",
+            (Some(_), false) => "Its file is gone, so the schedule makes no more runs.",
+        },
         upcoming,
-        zone,
+        zone: definition
+            .schedule
+            .as_ref()
+            .map(|schedule| schedule.zone().name().to_owned())
+            .unwrap_or_default(),
+        timing: timing(&definition),
+        skipped: skipped.iter().map(SkippedLine::from).collect(),
         graph: Graph::of_definition(&definition),
         can_trigger: row.present,
     };
@@ -206,23 +232,81 @@ async fn find(state: &WebState, dag: &str) -> Result<DagRow, Failure> {
         .ok_or_else(|| Failure::missing("DAG", dag))
 }
 
-fn foretell(dag: &Dag, row: &DagRow) -> (Vec<Upcoming>, String) {
-    let Some(schedule) = dag.schedule.as_ref().filter(|_| row.present) else {
-        return (Vec::new(), String::new());
-    };
-    let from = dag
-        .start
-        .map_or_else(Utc::now, |start| start.max(Utc::now()));
-    let upcoming = schedule
-        .upcoming(from, UPCOMING)
+fn foretell(dag: &Dag, row: &DagRow) -> Vec<Upcoming> {
+    row.upcoming(dag, Utc::now(), UPCOMING)
         .into_iter()
-        .map(|tick| Upcoming {
-            at: When::exact(Some(tick.at)),
+        .map(|(planned, tick)| Upcoming {
+            at: When::exact(Some(planned.fires_at)),
             local: tick.local.format("%a %Y-%m-%d %H:%M %Z").to_string(),
+            interval: planned.interval.to_string(),
             mark: tick.mark.map(|mark| mark.to_string()).unwrap_or_default(),
         })
-        .collect();
-    (upcoming, schedule.zone().name().to_owned())
+        .collect()
+}
+
+/// What the file says around the schedule, as far as it says more than the defaults.
+fn timing(dag: &Dag) -> Vec<(&'static str, String)> {
+    if dag.schedule.is_none() {
+        return Vec::new();
+    }
+    let instant = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M UTC").to_string();
+    let window = dag.catchup_window.map(duration);
+    let catchup = match (dag.catchup, &window) {
+        (Catchup::None, _) => "Ticks that pass while nothing watches are left out".to_owned(),
+        (Catchup::Latest, None) => {
+            "The last tick that passed while nothing watched is made up for".to_owned()
+        }
+        (Catchup::Latest, Some(window)) => {
+            format!(
+                "The last tick that passed while nothing watched is made up for, if it is not older than {window}"
+            )
+        }
+        (Catchup::All, None) => {
+            "Every tick that passed while nothing watched is made up for".to_owned()
+        }
+        (Catchup::All, Some(window)) => {
+            format!(
+                "Every tick that passed while nothing watched is made up for, up to {window} back"
+            )
+        }
+    };
+    let overlap = match dag.overlap {
+        Overlap::Queue => None,
+        Overlap::Skip => Some("A tick makes no run while as many are open as may be"),
+        Overlap::Latest => Some("Only the newest waiting run is kept"),
+    };
+    [
+        ("Start", dag.start.map(instant)),
+        ("End", dag.end.map(instant)),
+        ("Catchup", Some(catchup)),
+        (
+            "Jitter",
+            dag.jitter
+                .map(|most| format!("Runs are made up to {} later", duration(most))),
+        ),
+        ("Overlap", overlap.map(str::to_owned)),
+    ]
+    .into_iter()
+    .filter_map(|(name, text)| Some((name, text?)))
+    .collect()
+}
+
+impl From<&SkippedTicks> for SkippedLine {
+    fn from(row: &SkippedTicks) -> Self {
+        let first = row.first_tick.format("%Y-%m-%d %H:%M:%S UTC");
+        Self {
+            ticks: if row.ticks == 1 {
+                format!("the tick of {first}")
+            } else {
+                format!("{} ticks from {first} on", row.ticks)
+            },
+            until: When::exact(Some(row.last_tick)),
+            because: format!(
+                "{} of at most {} runs were open",
+                row.open_runs, row.max_active_runs
+            ),
+        }
+    }
 }
 
 fn field(name: &str, param: &Param, typed: &Typed) -> FormField {

@@ -194,7 +194,8 @@ fn head(run: &RunRow, instances: &[InstanceRow]) -> HeadRegion {
         created: When::relative(Some(run.created_at)),
         note: match run.state {
             RunState::Queued => "It starts when the DAG is not paused and fewer than `max_active_runs` of its runs are running.".to_owned(),
-            RunState::Running | RunState::Success | RunState::Failed | RunState::Cancelled => String::new(),
+            RunState::Cancelled => run.cancelled_because.clone().map(|because| format!("Cancelled: {because}.")).unwrap_or_default(),
+            RunState::Running | RunState::Success | RunState::Failed => String::new(),
         },
         progress: counts.into_values().map(|(badge, count)| Share { badge, count }).collect(),
         params: run.params.iter().map(|(name, value)| (name.clone(), plain(&inline(value)))).collect(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use pinwheel_scheduler::{
     model::{
-        Catchup, Dag, DagId, InstanceId, RunId, RunKind, RunState, SleepReason, Task, TaskId,
-        TaskState, TriggerRule, VersionId,
+        Catchup, Dag, DagId, InstanceId, Overlap, RunId, RunKind, RunState, SleepReason, Task,
+        TaskId, TaskState, TriggerRule, VersionId,
     },
     store::{InstanceRow, RunRow},
 };
@@ -55,7 +55,11 @@ pub(super) fn dag() -> Dag {
         description: "All <states> & none".to_owned(),
         schedule: None,
         start: None,
+        end: None,
         catchup: Catchup::None,
+        catchup_window: None,
+        jitter: None,
+        overlap: Overlap::Queue,
         max_active_runs: 1,
         max_active_tasks: None,
         params: Default::default(),
@@ -79,6 +83,7 @@ pub(super) fn run() -> RunRow {
         started_at: Some(noon()),
         finished_at: None,
         triggered_by: "\"><img src=x>".to_owned(),
+        cancelled_because: None,
         params: match params {
             Value::Object(params) => params,
             _ => Map::new(),

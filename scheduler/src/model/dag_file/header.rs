@@ -1,6 +1,6 @@
 //! Reads the table `[dag]`: the id, and when the DAG runs.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use chrono::{DateTime, LocalResult, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -11,7 +11,7 @@ use super::{
     read::Syntax,
     table::{Table, Text, word, wrong_type},
 };
-use crate::model::{Catchup, DagId, Schedule};
+use crate::model::{Catchup, DagId, Overlap, Schedule};
 
 /// The table `[dag]`.
 #[derive(Default)]
@@ -20,7 +20,11 @@ pub(super) struct Header {
     pub(super) description: String,
     pub(super) schedule: Option<Schedule>,
     pub(super) start: Option<DateTime<Utc>>,
+    pub(super) end: Option<DateTime<Utc>>,
     pub(super) catchup: Catchup,
+    pub(super) catchup_window: Option<Duration>,
+    pub(super) jitter: Option<Duration>,
+    pub(super) overlap: Overlap,
     pub(super) max_active_runs: Option<u32>,
     pub(super) max_active_tasks: Option<u32>,
 }
@@ -28,13 +32,17 @@ pub(super) struct Header {
 /// Airflow's default.
 pub(super) const MAX_ACTIVE_RUNS: u32 = 16;
 
-pub(super) const DAG_KEYS: [&str; 8] = [
+pub(super) const DAG_KEYS: [&str; 12] = [
     "id",
     "description",
     "schedule",
     "timezone",
     "start",
+    "end",
     "catchup",
+    "catchup_window",
+    "jitter",
+    "overlap",
     "max_active_runs",
     "max_active_tasks",
 ];
@@ -52,7 +60,23 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
     let reading_zone = zone.unwrap_or(Tz::UTC);
     let start = dag
         .value("start")
-        .and_then(|start| instant(start, reading_zone, report));
+        .and_then(|start| instant(start, "`start`", reading_zone, report));
+    let end = dag
+        .value("end")
+        .and_then(|end| instant(end, "`end`", reading_zone, report));
+    check_order(dag, start, end, report);
+    let catchup = word(
+        dag,
+        "catchup",
+        &[
+            ("none", Catchup::None),
+            ("latest", Catchup::Latest),
+            ("all", Catchup::All),
+        ],
+        report,
+    )
+    .unwrap_or_default();
+    let overlaps = Overlap::ALL.map(|overlap| (overlap.as_str(), overlap));
     let schedule = dag
         .value("schedule")
         .and_then(|value| schedule(value, start, reading_zone, report));
@@ -64,17 +88,11 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
             .unwrap_or_default(),
         schedule,
         start,
-        catchup: word(
-            dag,
-            "catchup",
-            &[
-                ("none", Catchup::None),
-                ("latest", Catchup::Latest),
-                ("all", Catchup::All),
-            ],
-            report,
-        )
-        .unwrap_or_default(),
+        end,
+        catchup,
+        catchup_window: catchup_window(dag, catchup, report),
+        jitter: whole_seconds(dag, "jitter", report),
+        overlap: word(dag, "overlap", &overlaps, report).unwrap_or_default(),
         max_active_runs: dag
             .integer("max_active_runs", 1..=10_000, report)
             .and_then(|runs| u32::try_from(runs).ok()),
@@ -119,8 +137,65 @@ fn timezone(written: &Text, report: &mut Report<'_>) -> Option<Tz> {
     None
 }
 
+/// Notes an end that no interval can begin before.
+fn check_order(
+    dag: &Table<'_, '_>,
+    start: Option<DateTime<Utc>>,
+    end: Option<DateTime<Utc>>,
+    report: &mut Report<'_>,
+) {
+    if let (Some(start), Some(end), Some(written)) = (start, end, dag.value("end"))
+        && end < start
+    {
+        report.refuse(
+            written.span(),
+            "`end` lies before `start`",
+            "no interval begins between them",
+            Some(
+                "no scheduled run is made for an interval before `start` or after `end`".to_owned(),
+            ),
+        );
+    }
+}
+
+fn catchup_window(
+    dag: &Table<'_, '_>,
+    catchup: Catchup,
+    report: &mut Report<'_>,
+) -> Option<Duration> {
+    let window = whole_seconds(dag, "catchup_window", report)?;
+    match catchup {
+        Catchup::Latest | Catchup::All => Some(window),
+        Catchup::None => {
+            report.refuse(
+                dag.key_span("catchup_window").unwrap_or(dag.place.clone()),
+                "`catchup_window` is set, but nothing is made up for",
+                "needs `catchup`",
+                Some("add `catchup = \"all\"` or `catchup = \"latest\"`".to_owned()),
+            );
+            None
+        }
+    }
+}
+
+/// A duration that schedules can count in.
+fn whole_seconds(dag: &Table<'_, '_>, key: &str, report: &mut Report<'_>) -> Option<Duration> {
+    let found = dag.duration(key, report)?;
+    if found.is_zero() || found.subsec_nanos() > 0 {
+        report.refuse(
+            dag.value(key).map_or(dag.place.clone(), Spanned::span),
+            format!("`{key}` must be whole seconds, at least one"),
+            "not whole seconds",
+            Some("write such as \"90s\" or \"15m\", or leave the key out".to_owned()),
+        );
+        return None;
+    }
+    Some(found)
+}
+
 fn instant(
     value: &Spanned<DeValue<'_>>,
+    called: &str,
     zone: Tz,
     report: &mut Report<'_>,
 ) -> Option<DateTime<Utc>> {
@@ -130,7 +205,7 @@ fn instant(
         wrong_type(
             report,
             value.span(),
-            "`start`",
+            called,
             "a date",
             value.get_ref(),
             Some(EXAMPLE.to_owned()),
@@ -151,7 +226,7 @@ fn instant(
         (None, _, _) => None,
     };
     if found.is_none() {
-        let message = format!("`start` must be an instant, found {}", quoted(&written));
+        let message = format!("{called} must be an instant, found {}", quoted(&written));
         report.refuse(
             value.span(),
             message,
@@ -187,20 +262,7 @@ fn schedule(
         DeValue::String(expression) => Schedule::parse_cron(expression, zone),
         DeValue::Table(_) => {
             let table = Table::of("`schedule`", value.span(), value, report)?;
-            table.deny_unknown(&["every"], report);
-            let value = table.require("every", "every = \"15m\"", report)?;
-            let every = table.text("every", report)?;
-            return Schedule::parse_every(&every.text, start, zone)
-                .map_err(|error| {
-                    let label = "expected a duration such as \"15m\"";
-                    report.refuse(
-                        value.span(),
-                        format!("`every`: {}", error.message),
-                        label,
-                        error.hint,
-                    );
-                })
-                .ok();
+            return in_table(&table, start, zone, report);
         }
         DeValue::Array(items) => {
             let schedules: Vec<_> = items
@@ -210,14 +272,17 @@ fn schedule(
             Schedule::any_of(schedules.into_iter().collect::<Option<Vec<_>>>()?)
         }
         other => {
-            let hint = "write a cron expression such as \"0 2 * * *\", or `{ every = \"15m\" }`, or a list of them";
+            let hint = match other {
+                DeValue::Datetime(date) => format!("write `{{ at = [{date}] }}` for instants"),
+                _ => "write a cron expression such as \"0 2 * * *\", or `{ every = \"15m\" }`, or a list of them".to_owned(),
+            };
             wrong_type(
                 report,
                 value.span(),
                 "`schedule`",
                 "a schedule",
                 other,
-                Some(hint.to_owned()),
+                Some(hint),
             );
             return None;
         }
@@ -230,6 +295,65 @@ fn schedule(
                 "",
                 error.hint,
             )
+        })
+        .ok()
+}
+
+const SCHEDULE_KEYS: [&str; 3] = ["every", "anchor", "at"];
+
+/// `{ every = …, anchor = … }` or `{ at = [ … ] }`.
+fn in_table(
+    table: &Table<'_, '_>,
+    start: Option<DateTime<Utc>>,
+    zone: Tz,
+    report: &mut Report<'_>,
+) -> Option<Schedule> {
+    table.deny_unknown(&SCHEDULE_KEYS, report);
+    if let Some(at) = table.value("at") {
+        for other in ["every", "anchor"] {
+            if let Some(span) = table.key_span(other) {
+                report.refuse(
+                    span,
+                    format!("`{other}` does not go with `at`"),
+                    "another schedule",
+                    Some(
+                        "write several schedules as a list: `[{ at = [ … ] }, { every = \"1h\" }]`"
+                            .to_owned(),
+                    ),
+                );
+            }
+        }
+        let listed = table.list("at", report);
+        let instants: Vec<_> = listed
+            .iter()
+            .map(|value| instant(value, "an element of `at`", zone, report))
+            .collect();
+        let instants = instants.into_iter().collect::<Option<Vec<_>>>()?;
+        if listed.is_empty() && at.get_ref().as_array().is_none() {
+            return None;
+        }
+        return Schedule::at_instants(instants, start, zone)
+            .map_err(|error| {
+                let message = format!("`at`: {}", error.message);
+                report.refuse(at.span(), message, "", error.hint);
+            })
+            .ok();
+    }
+    let value = table.require("every", "every = \"15m\"", report)?;
+    let every = table.text("every", report)?;
+    let anchor = match table.value("anchor") {
+        Some(anchor) => Some(instant(anchor, "`anchor`", zone, report)?),
+        None => start,
+    };
+    Schedule::parse_every(&every.text, anchor, zone)
+        .map_err(|error| {
+            let label = "expected a duration such as \"15m\"";
+            report.refuse(
+                value.span(),
+                format!("`every`: {}", error.message),
+                label,
+                error.hint,
+            );
         })
         .ok()
 }

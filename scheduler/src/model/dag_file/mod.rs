@@ -184,7 +184,11 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         description,
         schedule,
         start,
+        end,
         catchup,
+        catchup_window,
+        jitter,
+        overlap,
         max_active_runs,
         max_active_tasks,
     } = draft.header;
@@ -246,7 +250,11 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         description,
         schedule,
         start,
+        end,
         catchup,
+        catchup_window,
+        jitter,
+        overlap,
         max_active_runs: max_active_runs.unwrap_or(MAX_ACTIVE_RUNS),
         max_active_tasks,
         params: draft

@@ -4,7 +4,7 @@ use pinwheel_tasks::{Field, FieldType, Kind, Presence, Registry};
 use serde_json::{Map, Value, json};
 
 use super::{header::MAX_ACTIVE_RUNS, policy::Policy};
-use crate::model::{ParamType, TriggerRule};
+use crate::model::{Overlap, ParamType, TriggerRule};
 
 const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$";
 const DURATION: &str = r"^\s*(\d+\s*(ms|s|m|h|d|w)\s*)+$";
@@ -65,14 +65,25 @@ pub fn schema(registry: &Registry) -> Value {
             },
             "template": { "type": "string", "pattern": r"\{\{|\{%" },
             "schedule": {
-                "description": "A cron expression of 5 fields (6 with seconds first), a preset such as @daily, or an interval",
+                "description": "A cron expression of 5 fields (6 with seconds first), a preset such as @daily, an interval, or instants",
                 "oneOf": [
                     { "type": "string" },
                     {
                         "type": "object",
                         "required": ["every"],
                         "additionalProperties": false,
-                        "properties": { "every": { "$ref": "#/$defs/duration" } },
+                        "properties": {
+                            "every": { "$ref": "#/$defs/duration" },
+                            "anchor": { "type": "string", "description": "A date from which the intervals are counted; without it from `start`" },
+                        },
+                    },
+                    {
+                        "type": "object",
+                        "required": ["at"],
+                        "additionalProperties": false,
+                        "properties": {
+                            "at": { "type": "array", "minItems": 1, "items": { "type": "string" }, "description": "The dates at which it runs" },
+                        },
                     },
                 ],
             },
@@ -97,10 +108,24 @@ fn dag() -> Value {
             },
             "timezone": { "type": "string", "default": "UTC", "description": "The IANA zone whose clock the schedule follows" },
             "start": { "type": "string", "description": "No scheduled run for an interval before this date" },
+            "end": { "type": "string", "description": "No scheduled run for an interval that begins after this date" },
             "catchup": {
                 "enum": ["none", "latest", "all"],
                 "default": "none",
                 "description": "What becomes of intervals that passed while nothing was watching",
+            },
+            "catchup_window": {
+                "$ref": "#/$defs/duration",
+                "description": "Intervals that passed unwatched longer ago are not made up for; no limit without it",
+            },
+            "jitter": {
+                "$ref": "#/$defs/duration",
+                "description": "Runs are made later by up to so much, each DAG by another time; dates stay as they are",
+            },
+            "overlap": {
+                "enum": Overlap::ALL.map(Overlap::as_str),
+                "default": Overlap::default().as_str(),
+                "description": "What becomes of a tick while `max_active_runs` runs are queued or running",
             },
             "max_active_runs": {
                 "type": "integer",

@@ -776,6 +776,18 @@ fn schedules_are_read_in_every_form() {
             "schedule = [\"@daily\", { every = \"1h\" }]",
             "@daily, every 1h",
         ),
+        (
+            "schedule = { every = \"15m\", anchor = 2026-01-01T00:05:00Z }",
+            "every 15m",
+        ),
+        (
+            "schedule = { at = [2026-06-30T18:00:00Z, 2026-03-31, 2026-06-30T20:00:00+02:00] }",
+            "at 2026-03-31T00:00:00Z and 2026-06-30T18:00:00Z",
+        ),
+        (
+            "schedule = [\"@daily\", { at = [2026-06-30] }]\ntimezone = \"Europe/London\"",
+            "@daily, at 2026-06-29T23:00:00Z",
+        ),
     ] {
         let dag = load("a.toml", file(written, "").as_bytes(), &registry()).expect(written);
         assert_eq!(dag.schedule.expect("a schedule").text(), text);
@@ -797,6 +809,58 @@ fn schedules_are_read_in_every_form() {
             "schedule = []",
             "invalid schedule: the list of schedules is empty",
         ),
+        (
+            "schedule = { at = [] }",
+            "`at`: the list of instants is empty",
+        ),
+        (
+            "schedule = { at = [\"2026-01-01\"] }",
+            "an element of `at` must be a date, found text",
+        ),
+        (
+            "schedule = { at = 2026-01-01 }",
+            "`at` must be a list, found a date",
+        ),
+        (
+            "schedule = { at = [2026-01-01T00:00:00.5Z] }",
+            "`at`: `2026-01-01T00:00:00.500+00:00` has a part of a second",
+        ),
+        (
+            "schedule = { at = [2026-01-01] }\nstart = 2026-01-01",
+            "`at`: no instant lies after `start`, so it never fires",
+        ),
+        (
+            "schedule = { at = [2026-01-01], every = \"1h\" }",
+            "`every` does not go with `at`",
+        ),
+        (
+            "schedule = { anchor = 2026-01-01 }",
+            "missing key `every` in `schedule`",
+        ),
+        (
+            "schedule = { every = \"1h\", anchor = 5 }",
+            "`anchor` must be a date, found a whole number",
+        ),
+        (
+            "schedule = 2026-01-01",
+            "`schedule` must be a schedule, found a date",
+        ),
+        (
+            "schedule = \"@daily\"\nstart = 2026-02-01\nend = 2026-01-01",
+            "`end` lies before `start`",
+        ),
+        (
+            "schedule = \"@daily\"\ncatchup_window = \"7d\"",
+            "`catchup_window` is set, but nothing is made up for",
+        ),
+        (
+            "schedule = \"@daily\"\njitter = \"1500ms\"",
+            "`jitter` must be whole seconds, at least one",
+        ),
+        (
+            "schedule = \"@daily\"\noverlap = \"skipp\"",
+            "unknown `overlap` `skipp`",
+        ),
     ] {
         assert!(
             messages(&file(written, "")).contains(&message.to_owned()),
@@ -804,6 +868,45 @@ fn schedules_are_read_in_every_form() {
             messages(&file(written, ""))
         );
     }
+}
+
+#[test]
+fn what_stands_around_a_schedule_is_read() {
+    let written = r#"schedule = "@daily"
+start = 2026-01-01
+end = 2026-12-31
+catchup = "all"
+catchup_window = "7d"
+jitter = "5m"
+overlap = "latest""#;
+    let dag = load("a.toml", file(written, "").as_bytes(), &registry()).expect(written);
+    assert_eq!(
+        (dag.end, dag.catchup_window, dag.jitter, dag.overlap),
+        (
+            Some("2026-12-31T00:00:00Z".parse().expect("an instant")),
+            Some(Duration::from_secs(604_800)),
+            Some(Duration::from_secs(300)),
+            crate::model::Overlap::Latest,
+        )
+    );
+    let stored = serde_json::to_value(&dag).expect("it is JSON");
+    assert_eq!(
+        serde_json::from_value::<crate::model::Dag>(stored).expect("it is read back"),
+        dag
+    );
+    let plain = load(
+        "a.toml",
+        file("schedule = \"@daily\"", "").as_bytes(),
+        &registry(),
+    );
+    let mut old = serde_json::to_value(plain.expect("a file")).expect("it is JSON");
+    old.as_object_mut().expect("a table").remove("overlap");
+    let read: crate::model::Dag =
+        serde_json::from_value(old).expect("versions from before are read");
+    assert_eq!(
+        (read.overlap, read.jitter),
+        (crate::model::Overlap::Queue, None)
+    );
 }
 
 #[test]

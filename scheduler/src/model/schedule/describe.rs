@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use pinwheel_tasks::duration;
 
 use super::{
     Meaning, Schedule,
     cron_text::{Expression, Field},
+    instants::Instants,
     local::Cron,
 };
 
@@ -35,6 +37,9 @@ const DAYS: [&str; 7] = [
 ];
 /// More times than this are told as hours and minutes and not one by one.
 const TIMES_LISTED: usize = 6;
+/// More instants than this are told by the first and the last of them.
+const INSTANTS_TOLD: usize = 4;
+const INSTANTS_WRITTEN: usize = 3;
 
 pub(super) fn schedule(schedule: &Schedule) -> String {
     match &schedule.meaning {
@@ -50,11 +55,52 @@ pub(super) fn schedule(schedule: &Schedule) -> String {
                 )
             }
         }
+        Meaning::At(instants) => instants_in_words(instants),
         Meaning::AnyOf(schedules) => schedules
             .iter()
             .map(self::schedule)
             .collect::<Vec<_>>()
             .join("; "),
+    }
+}
+
+/// The first few instants, as a file would say them.
+pub(super) fn instants_as_written(instants: &[DateTime<Utc>]) -> String {
+    let mut texts: Vec<String> = instants
+        .iter()
+        .take(INSTANTS_WRITTEN)
+        .map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
+        .collect();
+    if let more @ 1.. = instants.len() - texts.len() {
+        texts.push(format!("{more} more"));
+    }
+    format!("at {}", list(&texts))
+}
+
+fn instants_in_words(instants: &Instants) -> String {
+    let zone = instants.zone();
+    let local = |at: &DateTime<Utc>| {
+        let clock = if at.timestamp() % 60 == 0 {
+            "%Y-%m-%d %H:%M"
+        } else {
+            "%Y-%m-%d %H:%M:%S"
+        };
+        at.with_timezone(&zone).format(clock).to_string()
+    };
+    let all = instants.instants();
+    match all {
+        [only] => format!("once, at {} {}", local(only), zone.name()),
+        [first, .., last] if all.len() > INSTANTS_TOLD => format!(
+            "at {} instants from {} to {} {}",
+            all.len(),
+            local(first),
+            local(last),
+            zone.name()
+        ),
+        few => {
+            let times: Vec<String> = few.iter().map(local).collect();
+            format!("at {} {}", list(&times), zone.name())
+        }
     }
 }
 

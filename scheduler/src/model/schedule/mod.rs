@@ -1,5 +1,5 @@
 //! When a DAG runs by itself: cron expressions with the meaning of Debian's cron in every time zone, fixed intervals,
-//! and the data intervals that follow from them.
+//! lists of instants, and the data intervals that follow from them.
 //!
 //! Pure: no clock. Every function takes the instant it asks about.
 
@@ -7,6 +7,8 @@ mod cron_text;
 mod describe;
 mod due;
 mod every;
+mod instants;
+mod jitter;
 mod local;
 mod occurrence;
 mod wall;
@@ -18,10 +20,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-pub use due::{DataInterval, Due, Past, first_since, intervals_due};
+pub use due::{DataInterval, Due, Past, Planned, Timetable, first_since};
+pub use jitter::Jitter;
 pub use occurrence::{DstMark, Occurrence};
 
 use every::Every;
+use instants::Instants;
 use local::Cron;
 
 /// When a DAG runs by itself. Its ticks are instants on whole seconds, strictly increasing.
@@ -35,6 +39,7 @@ pub struct Schedule {
 enum Meaning {
     Cron(Box<Cron>),
     Every(Every),
+    At(Instants),
     /// Fires whenever one of them does.
     AnyOf(Vec<Schedule>),
 }
@@ -75,6 +80,21 @@ impl Schedule {
         })
     }
 
+    /// A schedule that fires at these instants and never else. The data interval of the first begins at `origin`, a day
+    /// before it without one; what is not after the origin is left out. `zone` is only used to show local times.
+    ///
+    /// # Errors
+    /// There is no instant, none after the origin, or one with a part of a second.
+    pub fn at_instants(
+        instants: Vec<DateTime<Utc>>,
+        origin: Option<DateTime<Utc>>,
+        zone: Tz,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            meaning: Meaning::At(Instants::new(instants, origin, zone)?),
+        })
+    }
+
     /// A schedule that fires whenever one of `schedules` does, once where several do.
     ///
     /// # Errors
@@ -101,6 +121,7 @@ impl Schedule {
         match &self.meaning {
             Meaning::Cron(cron) => cron.next_after(instant),
             Meaning::Every(every) => every.next_after(instant),
+            Meaning::At(instants) => instants.next_after(instant),
             Meaning::AnyOf(schedules) => schedules
                 .iter()
                 .filter_map(|schedule| schedule.next_after(instant))
@@ -114,6 +135,7 @@ impl Schedule {
         match &self.meaning {
             Meaning::Cron(cron) => cron.previous_before(instant),
             Meaning::Every(every) => every.previous_before(instant),
+            Meaning::At(instants) => instants.previous_before(instant),
             Meaning::AnyOf(schedules) => schedules
                 .iter()
                 .filter_map(|schedule| schedule.previous_before(instant))
@@ -143,6 +165,7 @@ impl Schedule {
         match &self.meaning {
             Meaning::Cron(cron) => cron.text().to_owned(),
             Meaning::Every(every) => format!("every {}", every.text()),
+            Meaning::At(instants) => describe::instants_as_written(instants.instants()),
             Meaning::AnyOf(schedules) => schedules
                 .iter()
                 .map(Self::text)
@@ -156,6 +179,7 @@ impl Schedule {
         match &self.meaning {
             Meaning::Cron(cron) => cron.zone(),
             Meaning::Every(every) => every.zone(),
+            Meaning::At(instants) => instants.zone(),
             Meaning::AnyOf(schedules) => schedules.first().map_or(Tz::UTC, Self::zone),
         }
     }
@@ -166,12 +190,26 @@ impl Schedule {
 }
 
 impl Schedule {
-    /// The data interval that a tick closes: from the tick before it to itself. `None` for the very first tick.
+    /// The data interval that a tick closes: from the tick before it to itself. The first of a list of instants begins
+    /// where the list says; `None` for the very first tick of anything else.
     pub fn interval_closed_by(&self, tick: DateTime<Utc>) -> Option<DataInterval> {
         Some(DataInterval {
-            start: self.previous_before(tick)?,
+            start: self
+                .previous_before(tick)
+                .or_else(|| self.before_first(tick))?,
             end: tick,
         })
+    }
+
+    fn before_first(&self, tick: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match &self.meaning {
+            Meaning::Cron(_) | Meaning::Every(_) => None,
+            Meaning::At(instants) => instants.before_first(tick),
+            Meaning::AnyOf(schedules) => schedules
+                .iter()
+                .filter_map(|schedule| schedule.before_first(tick))
+                .max(),
+        }
     }
 
     /// The last data interval that is complete at `instant`: what a run made by hand works on.
@@ -199,6 +237,12 @@ enum Stored {
         anchor: DateTime<Utc>,
         timezone: Tz,
     },
+    At {
+        at: Vec<DateTime<Utc>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<DateTime<Utc>>,
+        timezone: Tz,
+    },
     AnyOf {
         any_of: Vec<Schedule>,
     },
@@ -216,6 +260,11 @@ impl From<Schedule> for Stored {
                 anchor: every.anchor(),
                 timezone: every.zone(),
             },
+            Meaning::At(instants) => Self::At {
+                at: instants.instants().to_vec(),
+                origin: instants.origin(),
+                timezone: instants.zone(),
+            },
             Meaning::AnyOf(schedules) => Self::AnyOf { any_of: schedules },
         }
     }
@@ -232,6 +281,11 @@ impl TryFrom<Stored> for Schedule {
                 anchor,
                 timezone,
             } => Self::parse_every(&every, Some(anchor), timezone),
+            Stored::At {
+                at,
+                origin,
+                timezone,
+            } => Self::at_instants(at, origin, timezone),
             Stored::AnyOf { any_of } => Self::any_of(any_of),
         }
     }

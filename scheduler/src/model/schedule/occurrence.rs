@@ -86,7 +86,7 @@ pub(super) fn at(schedule: &Schedule, at: DateTime<Utc>) -> Occurrence {
 
 fn mark(schedule: &Schedule, at: DateTime<Utc>) -> Option<DstMark> {
     match &schedule.meaning {
-        Meaning::Every(_) => None,
+        Meaning::Every(_) | Meaning::At(_) => None,
         Meaning::Cron(cron) => match cron.follows() {
             Follows::RealTime => shift(cron, at),
             Follows::FixedTimes => gap(cron, at).or_else(|| fold(cron, at)),

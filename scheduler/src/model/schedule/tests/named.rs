@@ -356,3 +356,83 @@ fn several_schedules_fire_once_where_they_agree() {
     );
     assert!(Schedule::any_of(Vec::new()).is_err());
 }
+
+/// Samoa went from the 29th to the 31st of December 2011: there was no 30th, which was a Friday.
+#[test]
+fn a_day_that_does_not_exist_is_made_up_for_once_as_the_next_one_begins() {
+    let after = "2011-12-29T12:00:00Z";
+    // Midnight of the 31st on Apia's clock, at which the gap of a day ends.
+    let gap_ends = "2011-12-30T10:00:00Z";
+    for zone in ["Pacific/Apia", "US/Samoa"] {
+        let friday = ticks(&cron("0 12 * * 5", zone), after, 1);
+        let hourly = cron("0 * * * *", zone).upcoming(utc(after), 48);
+        assert!(
+            hourly
+                .windows(2)
+                .all(|pair| pair[1].at - pair[0].at == chrono::TimeDelta::hours(1))
+        );
+        let marks: Vec<String> = hourly
+            .iter()
+            .filter_map(|tick| Some(tick.mark?.to_string()))
+            .collect();
+        match zone {
+            "Pacific/Apia" => {
+                assert_eq!(friday, [gap_ends]);
+                assert_eq!(marks, ["the clock went forward by 1d before this run"]);
+            }
+            // American Samoa stayed where it was.
+            _ => {
+                assert_eq!(friday, ["2011-12-30T23:00:00Z"]);
+                assert!(marks.is_empty());
+            }
+        }
+    }
+    let apia = cron("0 0,12 * * *", "Pacific/Apia");
+    assert_eq!(
+        ticks(&apia, after, 3),
+        ["2011-12-29T22:00:00Z", gap_ends, "2011-12-30T22:00:00Z"],
+        "midnight and noon of the 30th, and midnight of the 31st, are one run"
+    );
+    assert_eq!(
+        apia.previous_before(utc("2011-12-30T22:00:00Z")),
+        Some(utc(gap_ends))
+    );
+}
+
+/// In Chile, Lord Howe and Casablanca a run works on a real day, however long the clock says that it was.
+#[test]
+fn the_data_interval_of_a_day_on_which_the_clock_changes_is_as_long_as_that_day() {
+    for (expression, zone, closes, hours, words) in [
+        (
+            "0 0 * * *",
+            "America/Santiago",
+            "2026-09-07T03:00:00Z",
+            23.0,
+            "2026-09-06 04:00 to 2026-09-07 03:00 UTC (23h)",
+        ),
+        (
+            "0 12 * * *",
+            "Australia/Lord_Howe",
+            "2026-10-04T01:00:00Z",
+            23.5,
+            "2026-10-03 01:30 to 2026-10-04 01:00 UTC (23h 30m)",
+        ),
+        (
+            "0 12 * * *",
+            "Africa/Casablanca",
+            "2026-02-15T12:00:00Z",
+            25.0,
+            "2026-02-14 11:00 to 2026-02-15 12:00 UTC (1d 1h)",
+        ),
+    ] {
+        let interval = cron(expression, zone)
+            .interval_closed_by(utc(closes))
+            .expect("there is one before it");
+        let length = (interval.end - interval.start).num_minutes() as f64 / 60.0;
+        assert_eq!(
+            (length, interval.to_string().as_str()),
+            (hours, words),
+            "{zone}"
+        );
+    }
+}

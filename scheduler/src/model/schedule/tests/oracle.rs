@@ -237,33 +237,178 @@ fn every_zone_keeps_the_definition_around_its_changes() {
         daily(Part::list(&[30]), Part::all(0, 23)),
         daily(Part::list(&[10]), Part::steps(0, 23, 2)),
     ];
+    for (zone, change) in changes_everywhere() {
+        let stretch = Stretch::new(zone, change - TimeDelta::hours(36), 84 * 60);
+        for meant in &meant {
+            stretch
+                .check(meant, zone)
+                .unwrap_or_else(|problem| panic!("{problem}"));
+        }
+    }
+}
+
+/// Changes of every zone's clock, each once for all the names that share the clock: the last ones, where the present rules
+/// are, and some of the past that was stranger.
+fn changes_everywhere() -> Vec<(Tz, DateTime<Utc>)> {
     let mut seen = BTreeSet::new();
+    let mut chosen = Vec::new();
     for zone in TZ_VARIANTS {
         let changes = changes(zone);
         let last = changes.len().saturating_sub(2);
-        // The last ones, where the present rules are, and some of the past that was stranger.
-        let chosen = changes
+        let some = changes
             .iter()
             .skip(last)
             .chain(changes.iter().take(last).step_by(31));
-        for change in chosen {
-            // Many names share one clock.
+        for change in some {
             let clock = |at: DateTime<Utc>| at.with_timezone(&zone).naive_local();
-            if !seen.insert((
+            if seen.insert((
                 *change,
                 clock(*change),
                 clock(*change + TimeDelta::hours(24)),
             )) {
-                continue;
-            }
-            let stretch = Stretch::new(zone, *change - TimeDelta::hours(36), 84 * 60);
-            for meant in &meant {
-                stretch
-                    .check(meant, zone)
-                    .unwrap_or_else(|problem| panic!("{problem}"));
+                chosen.push((zone, *change));
             }
         }
     }
+    chosen
+}
+
+#[test]
+fn an_hourly_schedule_fires_every_real_hour_in_every_zone() {
+    use chrono::Offset;
+    let mut odd = BTreeSet::new();
+    for (zone, change) in changes_everywhere() {
+        let hourly = Schedule::parse_cron("0 * * * *", zone).expect("it is an expression");
+        let offset = |at: DateTime<Utc>| {
+            i64::from(
+                zone.offset_from_utc_datetime(&at.naive_utc())
+                    .fix()
+                    .local_minus_utc(),
+            )
+        };
+        let first = change - TimeDelta::hours(36);
+        let ticks: Vec<_> =
+            std::iter::successors(hourly.next_after(first), |tick| hourly.next_after(*tick))
+                .take_while(|tick| *tick <= change + TimeDelta::hours(36))
+                .collect();
+        assert!(ticks.len() >= 70, "{zone} around {change}");
+        for pair in ticks.windows(2) {
+            let moved = (offset(pair[1]) - offset(pair[0])).rem_euclid(3600);
+            let expected = if moved == 0 {
+                TimeDelta::hours(1)
+            } else {
+                // The clock moved by a part of an hour: its full hours lie elsewhere from then on.
+                odd.insert(zone.name());
+                let shorter = TimeDelta::seconds(3600 - moved);
+                if pair[1] - pair[0] < TimeDelta::hours(1) {
+                    shorter
+                } else {
+                    TimeDelta::hours(1) + shorter
+                }
+            };
+            assert_eq!(pair[1] - pair[0], expected, "{zone}: {pair:?}");
+        }
+    }
+    // By whichever of its names comes first.
+    assert!(odd.contains("Australia/LHI"), "{odd:?}");
+}
+
+/// Expressions that both crates read alike: a minute or an hour for any time, or one of each.
+fn meant_alike() -> impl Strategy<Value = Meant> {
+    let any = |lowest, highest| {
+        prop_oneof![
+            Just(Part::all(lowest, highest)),
+            (2..=12usize).prop_map(move |step| Part::steps(lowest, highest, step)),
+        ]
+    };
+    let one = |lowest: u32, highest: u32| (lowest..=highest).prop_map(|value| Part::list(&[value]));
+    let time = prop_oneof![
+        (any(0, 59), part(0, 23)),
+        (part(0, 59), any(0, 23)),
+        (one(0, 59), one(0, 23)),
+        // The hours at which clocks change.
+        (one(0, 59), one(0, 3)),
+    ];
+    let day = |lowest, highest| {
+        prop_oneof![
+            4 => Just(Part::all(lowest, highest)),
+            1 => prop::collection::vec(lowest..=highest, 1..4).prop_map(|values| Part::list(&values)),
+        ]
+    };
+    (time, day(1, 31), day(0, 6)).prop_map(|((minute, hour), day_of_month, day_of_week)| {
+        Meant::new([minute, hour, day_of_month, Part::all(1, 12), day_of_week])
+    })
+}
+
+/// Whether the other crate is known to see a tick in another way: of a time that is skipped it says that it runs after the
+/// gap on the same calendar day, and of a gap of more than two hours nothing. Here it runs after the gap, whenever that is.
+fn is_seen_otherwise(schedule: &Schedule, tick: DateTime<Utc>) -> bool {
+    match schedule.occurrence(tick).mark {
+        Some(DstMark::Gap { missing, runs }) => {
+            missing.date() != runs.date() || runs - missing > TimeDelta::hours(2)
+        }
+        Some(DstMark::Fold { .. } | DstMark::Shift { .. }) | None => false,
+    }
+}
+
+/// The same ticks as another crate, forwards and backwards, around changes of the clock of every zone.
+#[test]
+fn another_crate_agrees_in_every_zone() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let strategy = meant_alike();
+    let (mut compared, mut otherwise, mut problems) = (0_usize, 0_usize, Vec::new());
+    for zone in TZ_VARIANTS {
+        let changes = changes(zone);
+        for number in 0..6_usize {
+            let meant = strategy.new_tree(&mut runner).expect("a value").current();
+            let from = match changes.len() {
+                0 => utc("2026-03-01T00:00:00Z"),
+                // The last ones, and some of the past.
+                count if number < 3 => changes[count - 1 - number % count.min(2)],
+                count => changes[(number * 7919 + compared) % count],
+            } - TimeDelta::days(2);
+            let Ok(schedule) = Schedule::parse_cron(&meant.text, zone) else {
+                continue;
+            };
+            let other: croner::Cron = meant.text.parse().expect("it is an expression");
+            let local = |instant: DateTime<Utc>| instant.with_timezone(&zone);
+            let mut instant = from;
+            for direction in ["after", "before"] {
+                for _ in 0..12 {
+                    let (ours, theirs) = if direction == "after" {
+                        (
+                            schedule.next_after(instant),
+                            other.find_next_occurrence(&local(instant), false),
+                        )
+                    } else {
+                        (
+                            schedule.previous_before(instant),
+                            other.find_previous_occurrence(&local(instant), false),
+                        )
+                    };
+                    let ours = ours.expect("it fires");
+                    compared += 1;
+                    if theirs.ok().map(|tick| tick.with_timezone(&Utc)) != Some(ours) {
+                        if is_seen_otherwise(&schedule, ours) {
+                            otherwise += 1;
+                        } else {
+                            problems.push(format!(
+                                "`{}` in {zone} {direction} {instant}: {ours}",
+                                meant.text
+                            ));
+                        }
+                    }
+                    instant = ours;
+                }
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(
+        compared > 40_000 && otherwise < compared / 500,
+        "{otherwise} of {compared}"
+    );
 }
 
 fn part(lowest: u32, highest: u32) -> impl Strategy<Value = Part> {

@@ -194,6 +194,41 @@ fn a_schedule_is_told_in_words() {
         ("every 15m".to_owned(), "every 15m".to_owned())
     );
     assert_eq!(cron("@daily", "UTC").text(), "@daily");
+    let london: Tz = "Europe/London".parse().expect("a zone");
+    let at = |days: &[&str]| {
+        Schedule::at_instants(days.iter().map(|day| utc(day)).collect(), None, london)
+            .expect("a list")
+    };
+    let days = [
+        "2026-07-01T05:00:00Z",
+        "2026-01-01T06:00:00Z",
+        "2026-10-01T05:00:00Z",
+        "2026-04-01T05:00:30Z",
+        "2027-01-01T06:00:00Z",
+    ];
+    for (count, words, text) in [
+        (
+            1,
+            "once, at 2026-07-01 06:00 Europe/London",
+            "at 2026-07-01T05:00:00Z",
+        ),
+        (
+            2,
+            "at 2026-01-01 06:00 and 2026-07-01 06:00 Europe/London",
+            "at 2026-01-01T06:00:00Z and 2026-07-01T05:00:00Z",
+        ),
+        (
+            5,
+            "at 5 instants from 2026-01-01 06:00 to 2027-01-01 06:00 Europe/London",
+            "at 2026-01-01T06:00:00Z, 2026-04-01T05:00:30Z, 2026-07-01T05:00:00Z and 2 more",
+        ),
+    ] {
+        let schedule = at(&days[..count]);
+        assert_eq!(
+            (schedule.describe().as_str(), schedule.text().as_str()),
+            (words, text)
+        );
+    }
 }
 
 #[test]
@@ -201,7 +236,11 @@ fn a_schedule_is_stored_as_its_text() {
     let every = Schedule::parse_every("15m", None, Tz::UTC).expect("it is an interval");
     let london = cron("0 2 * * *", "Europe/London");
     let both = Schedule::any_of(vec![london.clone(), every.clone()]).expect("not empty");
-    for schedule in [&london, &every, &both] {
+    let days = vec![utc("2026-01-01T06:00:00Z"), utc("2026-07-01T05:00:00Z")];
+    let origin = Some(utc("2025-12-01T00:00:00Z"));
+    let listed = Schedule::at_instants(days.clone(), origin, Tz::UTC).expect("a list");
+    let open = Schedule::at_instants(days, None, Tz::UTC).expect("a list");
+    for schedule in [&london, &every, &both, &listed, &open] {
         let stored = serde_json::to_value(schedule).expect("it is JSON");
         assert_eq!(
             &serde_json::from_value::<Schedule>(stored).expect("it is read back"),
