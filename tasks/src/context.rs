@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::Connections;
+
 /// Everything one try gets to know. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -20,6 +22,8 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// State that outlives the try.
     pub durable: Arc<dyn Durable>,
+    /// The connections that a `with` table may name.
+    pub connections: Arc<dyn Connections>,
     /// What the last [`Outcome::Sleep`](crate::Outcome::Sleep) of this try left; `None` on its first execution.
     pub resume: Option<Value>,
 }
@@ -48,7 +52,7 @@ pub struct Instance {
 }
 
 /// Which stream a log line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogStream {
     /// A child's standard output.

@@ -10,6 +10,7 @@
 mod blocking;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod clean;
+pub mod connections;
 mod context;
 pub mod dataset;
 pub mod duration;
@@ -21,6 +22,7 @@ mod kind;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod lake;
 pub mod landing;
+mod masks;
 mod noop;
 mod outcome;
 #[cfg(all(feature = "s3", feature = "polars"))]
@@ -37,12 +39,14 @@ pub mod warden;
 
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub use clean::Clean;
+pub use connections::{Connection, ConnectionError, Connections, NoConnections};
 pub use context::{
     Context, CursorMove, CursorPosition, Durable, DurableError, Instance, Log, LogStream,
 };
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
 pub use kafka_to_s3::KafkaToS3;
 pub use kind::{Field, FieldType, Kind, Outputs, Presence, Problem};
+pub use masks::{MASK, Masks, Revealed};
 pub use noop::Noop;
 pub use outcome::{Failure, FailureClass, Outcome};
 pub use registry::Registry;
