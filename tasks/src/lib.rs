@@ -22,7 +22,7 @@ mod kind;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod lake;
 pub mod landing;
-mod masks;
+pub mod masks;
 mod noop;
 mod outcome;
 #[cfg(all(feature = "s3", feature = "polars"))]
@@ -46,9 +46,9 @@ pub use context::{
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
 pub use kafka_to_s3::KafkaToS3;
 pub use kind::{Field, FieldType, Kind, Outputs, Presence, Problem};
-pub use masks::{MASK, Masks, Revealed};
+pub use masks::Masks;
 pub use noop::Noop;
-pub use outcome::{Failure, FailureClass, Outcome};
+pub use outcome::{Failure, FailureClass, LARGEST_OUTPUT_BYTES, Outcome, output_too_large};
 pub use registry::Registry;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub use report::Report;

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use pinwheel_tasks::{Context, Failure, FailureClass, Instance, Log, Outcome, Registry};
+use pinwheel_tasks::{
+    Context, Failure, FailureClass, Instance, LARGEST_OUTPUT_BYTES, Log, Masks, Outcome, Registry,
+    masks, output_too_large,
+};
 use serde_json::{Map, Value};
 use tokio::{
     task::{JoinError, JoinHandle},
@@ -19,11 +22,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    lookups::Lookups,
     outage::{Outage, Pauses},
     recorder::Recorder,
 };
 use crate::{
     model::{InstanceId, template},
+    secrets::Vault,
     store::{Claimed, Ended, Ending, Fenced, LogLine, Span, Store},
 };
 
@@ -85,6 +90,7 @@ impl Stop {
 #[derive(Clone)]
 pub(super) struct Executor {
     pub(super) store: Store,
+    pub(super) vault: Vault,
     pub(super) registry: Registry,
     pub(super) recorder: Recorder,
     pub(super) outage: Outage,
@@ -96,12 +102,20 @@ impl Executor {
     /// Runs a claimed task instance to the end of its execution. Never panics, never gives up an execution: whatever
     /// happens, it says how it ended.
     pub(super) async fn execute(&self, claimed: Claimed, stop: Stop) -> Ended {
+        let lookups = Lookups {
+            vault: self.vault.clone(),
+            outage: self.outage.clone(),
+            masks: Masks::default(),
+            stop: stop.token.clone(),
+        };
         let mut lines = Lines {
             next: 1,
             touched: false,
+            masked: lookups.masks.lines(),
         };
         let began = std::time::Instant::now();
-        let ending = self.run(&claimed, &stop, &mut lines).await;
+        let ending = self.run(&claimed, &stop, &mut lines, &lookups).await;
+        let ending = presentable(ending, &lookups.masks);
         let span = Span {
             began,
             ended: std::time::Instant::now(),
@@ -125,7 +139,13 @@ impl Executor {
         }
     }
 
-    async fn run(&self, claimed: &Claimed, stop: &Stop, lines: &mut Lines) -> Ending {
+    async fn run(
+        &self,
+        claimed: &Claimed,
+        stop: &Stop,
+        lines: &mut Lines,
+        lookups: &Lookups,
+    ) -> Ending {
         let task = claimed.task();
         let Some(kind) = self.registry.get(&task.kind).cloned() else {
             return Ending::Failed(
@@ -133,13 +153,13 @@ impl Executor {
                     .with_hint("run a worker of the version that knows it, or give the task a queue of its own"),
             );
         };
-        let with = match self.render(claimed, stop).await {
+        let with = match self.render(claimed, stop, lookups).await {
             Ok(with) => with,
             Err(failure) => return Ending::Failed(failure),
         };
         if with != task.with {
             lines.touched = true;
-            let rendered = Value::Object(with.clone());
+            let rendered = lookups.masks.value(&Value::Object(with.clone()));
             self.recorder.rendered(
                 claimed.execution.instance_id,
                 claimed.execution.tries,
@@ -153,6 +173,7 @@ impl Executor {
             log,
             cancel: cancel.clone(),
             durable: Arc::new(Fenced::new(self.store.clone(), &claimed.execution)),
+            connections: Arc::new(lookups.clone()),
             resume: claimed.resume.clone(),
         };
         let mut running = tokio::spawn(async move { kind.run(&context, with).await });
@@ -235,6 +256,7 @@ impl Executor {
 
     async fn line(&self, claimed: &Claimed, lines: &mut Lines, (at, stream, message): Written) {
         lines.touched = true;
+        let message = lines.masked.line(stream, message);
         let line = LogLine {
             instance_id: claimed.execution.instance_id,
             epoch: claimed.execution.epoch,
@@ -248,15 +270,22 @@ impl Executor {
         self.recorder.line(line).await;
     }
 
-    async fn render(&self, claimed: &Claimed, stop: &Stop) -> Result<Map<String, Value>, Failure> {
+    async fn render(
+        &self,
+        claimed: &Claimed,
+        stop: &Stop,
+        lookups: &Lookups,
+    ) -> Result<Map<String, Value>, Failure> {
         let task = claimed.task();
         if task.with.is_empty() {
             return Ok(Map::new());
         }
-        let read = template::tasks_read(&task.with);
+        let reads = template::reads(&task.with);
+        let secrets = lookups.for_templates(&reads).await?.for_templates();
         let mut outputs = BTreeMap::new();
-        if !read.is_empty() {
-            let ordinals: Vec<(i32, &str)> = read
+        if !reads.tasks.is_empty() {
+            let ordinals: Vec<(i32, &str)> = reads
+                .tasks
                 .iter()
                 .filter_map(|id| {
                     let (ordinal, task) = claimed.dag.task(id)?;
@@ -284,7 +313,7 @@ impl Executor {
             data_interval_start: claimed.data_interval_start,
             data_interval_end: claimed.data_interval_end,
         };
-        template::render(&task.with, &values).map_err(|error| {
+        template::render_with(&task.with, &values, &secrets).map_err(|error| {
             let failure = Failure::permanent(format!(
                 "the template in `{}` cannot be rendered: {}",
                 error.path, error.message
@@ -342,6 +371,84 @@ struct Lines {
     next: i32,
     /// Something of this execution went to the recorder.
     touched: bool,
+    masked: masks::Lines,
+}
+
+/// The ending as it may be kept and shown: no word of it holds a secret, and an output that holds one, or is too large,
+/// fails its task.
+fn presentable(ending: Ending, masks: &Masks) -> Ending {
+    match ending {
+        Ending::Success { output } => match refused(&output, masks) {
+            Some(failure) => Ending::Failed(failure),
+            None => Ending::Success { output },
+        },
+        Ending::Failed(failure) if !masks.is_empty() => Ending::Failed(Failure {
+            message: masks.text(&failure.message).into_owned(),
+            hint: failure.hint.map(|hint| masks.text(&hint).into_owned()),
+            ..failure
+        }),
+        Ending::Skipped { reason } => Ending::Skipped {
+            reason: masks.text(&reason).into_owned(),
+        },
+        Ending::Sleep {
+            wake_after,
+            reason,
+            resume,
+        } => match masks.revealed_in(&resume) {
+            Some(revealed) => Ending::Failed(
+                Failure::permanent(format!(
+                    "what it wants to keep while it sleeps holds {}",
+                    revealed.whose
+                ))
+                .with_hint("keep the name of the connection or variable and read it again"),
+            ),
+            None => Ending::Sleep {
+                wake_after,
+                reason: masks.text(&reason).into_owned(),
+                resume,
+            },
+        },
+        Ending::Failed(_) | Ending::GivenBack => ending,
+    }
+}
+
+fn refused(output: &Value, masks: &Masks) -> Option<Failure> {
+    if let Some(revealed) = masks.revealed_in(output) {
+        let place = match revealed.path.as_str() {
+            "" => "its output".to_owned(),
+            path => format!("its output `{path}`"),
+        };
+        return Some(
+            Failure::permanent(format!(
+                "{place} holds {}, and outputs are kept and shown",
+                revealed.whose
+            ))
+            .with_hint(
+                "leave the secret out; a task that needs it reads it itself, with `{{ var.… }}` or `{{ conn.… }}`",
+            ),
+        );
+    }
+    let bytes = json_bytes(output);
+    (bytes > LARGEST_OUTPUT_BYTES).then(|| output_too_large(bytes))
+}
+
+/// How long a value is as JSON, without writing it down.
+fn json_bytes(value: &Value) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // A counter refuses nothing, and a value has only text keys.
+    let _counted = serde_json::to_writer(&mut counter, value);
+    counter.0
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
