@@ -7,7 +7,10 @@ use std::{
 
 use pinwheel_scheduler::{
     engine::dag_folder::{self, BadFile, Loaded, LoadedFile},
-    model::dag_file::{self, Colour},
+    model::{
+        Dag,
+        dag_file::{self, Colour},
+    },
 };
 use serde_json::{Value, json};
 
@@ -37,6 +40,30 @@ pub(crate) async fn check(path: &Path, dags_folder: &Path) -> Result<Checked> {
             .hint("name a DAG file or a folder of them: `pinwheel dags check dags/`")
     })?;
     Ok(Checked { good, bad })
+}
+
+/// Reads one file that has to be good; prints every error of one that is not.
+pub(crate) async fn load_one(path: &Path, dags_folder: &Path) -> Result<Dag> {
+    if path.is_dir() {
+        return Err(
+            Failure::invalid(format!("`{}` is a folder", path.display())).hint("name one DAG file"),
+        );
+    }
+    let mut checked = check(path, dags_folder).await?;
+    match (checked.bad.is_empty(), checked.good.pop()) {
+        (true, Some(good)) => Ok(good.dag),
+        (true, None) => Err(Failure::invalid(format!(
+            "`{}` is no DAG file",
+            path.display()
+        ))),
+        (false, _) => {
+            checked.report()?;
+            Err(checked
+                .verdict()
+                .err()
+                .unwrap_or_else(|| Failure::invalid("the file has errors")))
+        }
+    }
 }
 
 /// Where the datasets are that the files may name: beside them, or else in the DAG folder.

@@ -47,6 +47,14 @@ Exits with 1 when it waited and the run did not succeed.")]
     Pause(One),
     /// Make scheduled runs of a DAG again
     Unpause(One),
+    /// Show what a task's templates become, without running anything; needs nothing running
+    #[command(after_help = "\
+Examples:
+  pinwheel dags render dags/pinterest_daily.toml clean --date 2026-01-31 --output land='{\"manifest\": \"s3://lake/m.json\"}'
+  PINWHEEL_VAR_REGION=eu pinwheel dags render dags/examples/variables.toml show
+
+Variables and connections come from the environment; secrets are shown as ***.")]
+    Render(super::render::Render),
     /// Print the JSON Schema of DAG files, for editors
     Schema,
 }
@@ -148,6 +156,7 @@ impl Command {
             Self::Trigger(arguments) => trigger(settings, arguments).await,
             Self::Pause(arguments) => set_paused(settings, &arguments.dag, Paused::Paused).await,
             Self::Unpause(arguments) => set_paused(settings, &arguments.dag, Paused::Active).await,
+            Self::Render(arguments) => super::render::run(settings, &arguments).await,
             Self::Schema => output::json(&dag_file::schema(
                 &registry::for_checks(&settings.dags_folder).await?,
             )),
@@ -384,7 +393,7 @@ async fn known(store: &Store, id: &DagId) -> Result<store::DagRow> {
 
 /// Reads `name=value` by the type that the DAG declares. What it does not declare is passed on as text, for the store
 /// to refuse with the names there are.
-fn read_params(dag: &Dag, given: &[String]) -> Result<Params> {
+pub(super) fn read_params(dag: &Dag, given: &[String]) -> Result<Params> {
     given.iter().map(|text| read_param(dag, text)).collect()
 }
 

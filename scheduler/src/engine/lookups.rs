@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use pinwheel_tasks::{Connection, Connections, Failure, Masks};
 use tokio_util::sync::CancellationToken;
 
-use super::outage::{Outage, Pauses};
+use super::outage::{Outage, Pauses, Question};
 use crate::{
     model::template::Reads,
     secrets::{self, LookedUp, Vault, mask_connection},
@@ -26,40 +26,39 @@ impl Lookups {
         if reads.connections.is_empty() && reads.variables.is_empty() {
             return Ok(LookedUp::default());
         }
-        let found = self
-            .patiently(async || {
-                self.vault
-                    .look_up(&reads.connections, &reads.variables)
-                    .await
-            })
-            .await?;
-        found.mask(&self.masks);
-        Ok(found)
-    }
-
-    /// Waits while Postgres is away: that is no fault of the task.
-    async fn patiently<T>(
-        &self,
-        ask: impl AsyncFn() -> Result<T, secrets::Error>,
-    ) -> Result<T, Failure> {
         let mut pauses = Pauses::default();
         loop {
             let question = self.outage.asking();
-            match ask().await {
-                Ok(answer) => {
+            match self
+                .vault
+                .look_up(&reads.connections, &reads.variables)
+                .await
+            {
+                Ok(found) => {
                     question.answered();
-                    return Ok(answer);
+                    found.mask(&self.masks);
+                    return Ok(found);
                 }
-                Err(secrets::Error::Store(error)) if error.is_unavailable() => {
-                    question.failed(&error);
-                }
-                Err(error) => return Err(failure(&error)),
+                Err(error) => self.wait(question, error, &mut pauses).await?,
             }
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Err(Failure::retryable("stopped while Postgres was away")),
-                () = tokio::time::sleep(pauses.next()) => {}
-            }
+        }
+    }
+
+    /// Waits while Postgres is away: that is no fault of the task.
+    async fn wait(
+        &self,
+        question: Question,
+        error: secrets::Error,
+        pauses: &mut Pauses,
+    ) -> Result<(), Failure> {
+        match error {
+            secrets::Error::Store(error) if error.is_unavailable() => question.failed(&error),
+            error => return Err(failure(&error)),
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Failure::retryable("stopped while Postgres was away")),
+            () = tokio::time::sleep(pauses.next()) => Ok(()),
         }
     }
 }
@@ -67,11 +66,18 @@ impl Lookups {
 #[async_trait]
 impl Connections for Lookups {
     async fn get(&self, id: &str) -> Result<Connection, Failure> {
-        let connection = self
-            .patiently(async || self.vault.connection(id).await)
-            .await?;
-        mask_connection(&self.masks, id, &connection);
-        Ok(connection)
+        let mut pauses = Pauses::default();
+        loop {
+            let question = self.outage.asking();
+            match self.vault.connection(id).await {
+                Ok(connection) => {
+                    question.answered();
+                    mask_connection(&self.masks, id, &connection);
+                    return Ok(connection);
+                }
+                Err(error) => self.wait(question, error, &mut pauses).await?,
+            }
+        }
     }
 }
 

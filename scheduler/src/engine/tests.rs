@@ -2,6 +2,7 @@
 
 mod idle;
 mod published_bugs;
+mod secrets;
 mod upkeep;
 
 use std::{

@@ -7,11 +7,12 @@ mod environment;
 mod keyring;
 mod vault;
 
-#[cfg(test)]
-mod tests;
-
 pub use environment::Environment;
 pub use keyring::{KeyError, KeyId, Keyring, new_key};
+pub use pinwheel_tasks::{
+    Connection, ConnectionError, Masks,
+    connections::{CONNECTION_KEYS, names_a_secret},
+};
 pub(crate) use vault::mask_connection;
 pub use vault::{
     LookedUp, Rotated, Secrecy, ShownConnection, ShownVariable, Source, Stored, Variable, Vault,

@@ -7,6 +7,7 @@ mod model;
 mod plans;
 mod published_bugs;
 mod retain;
+pub(crate) mod secrets;
 pub(crate) mod witness;
 
 pub(crate) use check::mend_open_runs;

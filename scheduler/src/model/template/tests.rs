@@ -213,6 +213,7 @@ fn variables_and_connections_keep_their_types() {
         ("{{ var.limits }}", json!({ "rows": 5, "tags": ["a"] })),
         ("{{ var.limits.rows }}", json!(5)),
         ("{{ var.nope | default('x') }}", json!("x")),
+        ("{{ (var.nope | default({})).a | default(1) }}", json!(1)),
         ("{{ conn['ware-house'].port }}", json!(5432)),
         ("{{ conn['ware-house'].extra.a }}", json!(1)),
         ("{{ conn['ware-house'].password is defined }}", json!(false)),

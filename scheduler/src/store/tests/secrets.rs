@@ -3,9 +3,9 @@
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection, Row};
 
-use super::*;
 use crate::{
     model::{ConnectionId, VariableName},
+    secrets::{Environment, Error, Keyring, Secrecy, Source, Sources, Variable, Vault, new_key},
     store::{Kept, Store},
     testing::fresh_store,
 };
@@ -69,7 +69,7 @@ async fn fill(vault: &Vault) {
 }
 
 /// Everything that stands in the database, as text: bytes as hexadecimal and as they are.
-async fn all_of_the_database(url: &str) -> String {
+pub(crate) async fn all_of_the_database(url: &str) -> String {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let tables = sqlx::query(
         "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')",
