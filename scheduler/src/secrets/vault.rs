@@ -1,6 +1,9 @@
 //! The vault: what connections and variables there are, and what they hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use chrono::{DateTime, Utc};
 use pinwheel_tasks::{Connection, Masks};
@@ -86,6 +89,16 @@ pub struct Variable {
     pub value: Value,
     /// Whether it may be shown.
     pub secrecy: Secrecy,
+}
+
+/// Without the value.
+impl fmt::Debug for Variable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Variable")
+            .field("secrecy", &self.secrecy)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Something of the database, with what is said about it there.
