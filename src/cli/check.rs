@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal},
     path::Path,
+    sync::Arc,
 };
 
 use pinwheel_scheduler::{
@@ -43,7 +44,7 @@ pub(crate) async fn check(path: &Path, dags_folder: &Path) -> Result<Checked> {
 }
 
 /// Reads one file that has to be good; prints every error of one that is not.
-pub(crate) async fn load_one(path: &Path, dags_folder: &Path) -> Result<Dag> {
+pub(crate) async fn load_one(path: &Path, dags_folder: &Path) -> Result<Arc<Dag>> {
     if path.is_dir() {
         return Err(
             Failure::invalid(format!("`{}` is a folder", path.display())).hint("name one DAG file"),

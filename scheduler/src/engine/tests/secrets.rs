@@ -178,10 +178,7 @@ async fn log_lines_and_failures_hold_no_secret() {
                 .await;
         }
         let password = with["password"].as_str().unwrap().to_owned();
-        context
-            .log
-            .task(format!("logging in with {password}"))
-            .await;
+        context.log.say(format!("logging in with {password}")).await;
         context
             .log
             .line(
@@ -193,7 +190,7 @@ async fn log_lines_and_failures_hold_no_secret() {
             .log
             .line(LogStream::Stderr, format!("{} was it", &password[10..]))
             .await;
-        context.log.task("eu-west-1 is fine").await;
+        context.log.say("eu-west-1 is fine").await;
         Err(Failure::permanent(format!("{password} was refused"))
             .with_hint(format!("is {password} right?")))
     });
@@ -229,7 +226,7 @@ async fn a_kind_gets_a_connection_by_name_and_its_password_is_masked_from_then_o
         let password = connection.password.unwrap();
         context
             .log
-            .task(format!("{:?} {password}", connection.host))
+            .say(format!("{:?} {password}", connection.host))
             .await;
         Ok(Outcome::Skipped {
             reason: format!("{password} is enough"),
