@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use chrono::{DateTime, Utc};
@@ -25,7 +26,7 @@ const LONGEST_DESCRIPTION: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Vault {
     store: Store,
-    sources: Sources,
+    sources: Arc<Sources>,
 }
 
 /// Whether a variable's value may be shown.
@@ -249,7 +250,10 @@ impl Sources {
 impl Vault {
     /// A vault over a store.
     pub fn new(store: Store, sources: Sources) -> Self {
-        Self { store, sources }
+        Self {
+            store,
+            sources: Arc::new(sources),
+        }
     }
 
     /// Looks connections and variables up, in at most two questions.
