@@ -1266,11 +1266,25 @@ async fn connections_and_variables_are_set_by_forms_without_a_script() {
             "variable=list&value=%5B1%5D&as_json=on&description=Numbers",
         )
         .await;
-    insta::assert_snapshot!("variables", house.get("/variables").await.page());
-    insta::assert_snapshot!(
-        "connections",
-        house.get("/connections?connection=db").await.page()
-    );
+    let page = house.get("/variables").await.page();
+    for part in [
+        "<code class=\"break\">[1]</code>",
+        "*** secret",
+        "Numbers",
+        ">environment</td>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let page = house.get("/connections?connection=db").await.page();
+    for part in [
+        "Change the connection db",
+        "value=\"h2\"",
+        "it stays as it is",
+        ">***</td>",
+        "/connections/db/test",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     let deleted = house.submit("/variables/list/delete", "").await;
     assert_eq!(deleted.header("location"), "/variables?done=deleted");
 }
