@@ -3,6 +3,7 @@
 
 mod bench;
 mod cli;
+mod connection_test;
 mod demo;
 mod embedded;
 mod failure;

@@ -26,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    connection_test::Tester,
     failure::{Failure, Result},
     progress::say,
     registry,
@@ -322,6 +323,7 @@ pub(crate) async fn start_engine(
         grace,
         on_lease,
         retention: settings.retention,
+        secrets: settings.secrets.sources()?,
         ..engine::Options::default()
     };
     // The database was there a moment ago; it may go away before the lease is open.
@@ -378,6 +380,8 @@ pub(crate) async fn serve_web(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let mut state = WebState::new(store, changes)
+        .with_secrets(settings.secrets.sources()?)
+        .with_connection_test(Arc::new(Tester))
         .with_metrics(Arc::new(pinwheel_scheduler::metrics::gather))
         .with_metrics(Arc::new(move || metrics.gather()));
     if let Some(kafka) = &settings.kafka {

@@ -14,6 +14,7 @@ use std::{
 use clap::Args;
 use pinwheel_scheduler::{
     model::is_name,
+    secrets::{Environment, Keyring, Sources},
     store::{Keep, Retention},
 };
 use pinwheel_tasks::{
@@ -210,6 +211,25 @@ pub(crate) struct Flags {
         value_name = "NUMBER"
     )]
     retention_keep: Option<u32>,
+    /// `secrets.key`: the keys for connections and variables, newest first, separated by commas
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_SECRETS_KEY",
+        value_name = "KEYS",
+        hide_env_values = true
+    )]
+    secrets_key: Option<SecretText>,
+    /// `secrets.key_file`: a file with these keys, one a line
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_SECRETS_KEY_FILE",
+        value_name = "FILE"
+    )]
+    secrets_key_file: Option<PathBuf>,
     /// `embedded.postgres_bin`: the folder with `initdb` and `postgres` for the embedded Postgres
     #[arg(
         long,
@@ -246,7 +266,72 @@ pub(crate) struct Settings {
     pub(crate) metrics_bind: Option<SocketAddr>,
     pub(crate) worker: Worker,
     pub(crate) retention: Retention,
+    pub(crate) secrets: SecretKeys,
     pub(crate) embedded: Embedded,
+}
+
+/// `[secrets]`: where the keys for connections and variables are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SecretKeys {
+    keys: Option<SecretText>,
+    file: Option<PathBuf>,
+}
+
+/// A text that is never printed.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+struct SecretText(String);
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("***")
+    }
+}
+
+impl SecretKeys {
+    /// Whether the settings say nothing about keys.
+    pub(crate) fn is_unset(&self) -> bool {
+        self.keys.is_none() && self.file.is_none()
+    }
+
+    /// The keys of a file, in the place of settings that say nothing.
+    pub(crate) fn of_file(file: PathBuf) -> Self {
+        Self {
+            keys: None,
+            file: Some(file),
+        }
+    }
+
+    /// The keys, those of `secrets.key` before those of the file, and what the environment gives.
+    pub(crate) fn sources(&self) -> Result<Sources> {
+        let mut text = String::new();
+        if let Some(SecretText(keys)) = &self.keys {
+            text.push_str(keys);
+        }
+        if let Some(file) = &self.file {
+            let keys = std::fs::read_to_string(file).map_err(|error| {
+                Failure::invalid(format!("cannot read the key file `{}`", file.display()))
+                    .because(error)
+                    .hint("`secrets.key_file` names a file with one key a line, newest first; `pinwheel secrets key` prints a new key")
+            })?;
+            text.push('\n');
+            text.push_str(&keys);
+        }
+        let keyring = Keyring::parse(&text).map_err(|error| {
+            Failure::invalid(error.to_string())
+                .hint("`pinwheel secrets key` prints a new one; give several as `newest,older`")
+        })?;
+        Ok(Sources {
+            keyring,
+            environment: Environment::of_process(),
+        })
+    }
 }
 
 /// `[worker]`.
@@ -386,6 +471,10 @@ impl Settings {
                 file.retention.runs.as_deref(),
                 flags.retention_keep.or(file.retention.keep),
             )?,
+            secrets: SecretKeys {
+                keys: flags.secrets_key.clone().or(file.secrets.key),
+                file: flags.secrets_key_file.clone().or(file.secrets.key_file),
+            },
             embedded: Embedded {
                 postgres_bin: flags.postgres_bin.clone().or(file.embedded.postgres_bin),
                 tools: flags.tools.clone().or(file.embedded.tools),
@@ -576,6 +665,7 @@ struct File {
     metrics: BindTable,
     worker: WorkerTable,
     retention: RetentionTable,
+    secrets: SecretsTable,
     embedded: EmbeddedTable,
 }
 
@@ -662,6 +752,13 @@ struct RetentionTable {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct SecretsTable {
+    key: Option<SecretText>,
+    key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct EmbeddedTable {
     postgres_bin: Option<PathBuf>,
     tools: Option<PathBuf>,
@@ -700,6 +797,7 @@ impl File {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use pinwheel_scheduler::secrets::new_key;
 
     use super::*;
 
@@ -769,6 +867,7 @@ mod tests {
         check_labels(&file.worker.labels).expect("the labels fit");
         assert!(file.dags.folder.is_some() && file.embedded.tools.is_some());
         assert!(file.retention.runs.is_some() && file.retention.keep.is_some());
+        assert!(file.secrets.key.is_some() && file.secrets.key_file.is_some());
     }
 
     #[test]
@@ -896,6 +995,31 @@ mod tests {
         assert_eq!(read("", &[]).expect("valid").metrics_bind, None);
         let given = read("[metrics]\nbind = \"127.0.0.1:9100\"\n", &[]).expect("valid");
         assert_eq!(given.metrics_bind, Some(([127, 0, 0, 1], 9100).into()));
+    }
+
+    #[test]
+    fn keys_for_secrets_come_from_settings_and_a_file_and_are_never_printed() {
+        let (one, two) = (new_key(), new_key());
+        let keys = file(&format!("# of last year\n{two}\n"));
+        let settings = read(
+            &format!(
+                "[secrets]\nkey = \"{one}\"\nkey_file = \"{}\"\n",
+                keys.path().display()
+            ),
+            &[],
+        )
+        .expect("valid");
+        assert!(!format!("{settings:?}").contains(&one));
+        let sources = settings.secrets.sources().expect("two keys");
+        let both = Keyring::parse(&format!("{one},{two}")).expect("two keys");
+        assert_eq!(format!("{:?}", sources.keyring), format!("{both:?}"));
+        let wrong = read("[secrets]\nkey = \"hunter2\"\n", &[]).expect("read later");
+        let failure = wrong.secrets.sources().expect_err("no key");
+        let report = format!("{:?}", miette::Report::new(failure));
+        assert!(
+            report.contains("pinwheel secrets key") && !report.contains("hunter2"),
+            "{report}"
+        );
     }
 
     #[test]

@@ -43,18 +43,26 @@ pub(crate) async fn check(path: &Path, dags_folder: &Path) -> Result<Checked> {
     Ok(Checked { good, bad })
 }
 
-/// The DAG of one file.
-pub(crate) async fn only(path: &Path, dags_folder: &Path) -> Result<Arc<Dag>> {
-    let checked = check(path, dags_folder).await?;
-    match (checked.good.as_slice(), checked.bad.is_empty()) {
-        ([good], true) => Ok(Arc::clone(&good.dag)),
-        _ => {
+/// Reads one file that has to be good; prints every error of one that is not.
+pub(crate) async fn load_one(path: &Path, dags_folder: &Path) -> Result<Arc<Dag>> {
+    if path.is_dir() {
+        return Err(
+            Failure::invalid(format!("`{}` is a folder", path.display())).hint("name one DAG file"),
+        );
+    }
+    let mut checked = check(path, dags_folder).await?;
+    match (checked.bad.is_empty(), checked.good.pop()) {
+        (true, Some(good)) => Ok(good.dag),
+        (true, None) => Err(Failure::invalid(format!(
+            "`{}` is no DAG file",
+            path.display()
+        ))),
+        (false, _) => {
             checked.report()?;
-            checked.verdict()?;
-            Err(Failure::invalid(format!(
-                "`{}` is no DAG file",
-                path.display()
-            )))
+            Err(checked
+                .verdict()
+                .err()
+                .unwrap_or_else(|| Failure::invalid("the file has errors")))
         }
     }
 }
@@ -74,14 +82,6 @@ fn surroundings<'a>(path: &'a Path, dags_folder: &'a Path) -> &'a Path {
 }
 
 impl Checked {
-    /// The DAG of a single good file.
-    pub(crate) fn only(&self) -> Option<std::sync::Arc<pinwheel_scheduler::model::Dag>> {
-        match (self.good.as_slice(), self.bad.as_slice()) {
-            ([file], []) => Some(std::sync::Arc::clone(&file.dag)),
-            _other => None,
-        }
-    }
-
     /// Prints what people read.
     pub(crate) fn report(&self) -> Result<()> {
         let colour = if io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {

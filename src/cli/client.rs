@@ -2,19 +2,39 @@
 
 use pinwheel_scheduler::{
     engine::bell,
-    model::{DagId, PoolName, RunId, TaskId},
+    model::{ConnectionId, DagId, PoolName, RunId, TaskId, VariableName},
+    secrets::{self, Vault},
     store::{self, RunRow, Store},
 };
 
 use crate::{
-    embedded::Running,
+    embedded::{Running, key},
     failure::{Failure, Result},
-    settings::Settings,
+    settings::{SecretKeys, Settings},
 };
 
 /// Connects to the database that the settings name, or else to that of the standalone running on the data directory.
 pub(crate) async fn connect(settings: &Settings) -> Result<Store> {
     Ok(Store::connect(&database_url(settings)?).await?)
+}
+
+/// Connections and variables, with the keys that the settings name, or else with the key of the standalone whose database
+/// it is.
+pub(crate) async fn vault(settings: &Settings) -> Result<Vault> {
+    let url = database_url(settings)?;
+    let sources = if settings.secrets.is_unset() && is_of_standalone(settings, &url) {
+        SecretKeys::of_file(key::file(&settings.data_dir)).sources()?
+    } else {
+        settings.secrets.sources()?
+    };
+    Ok(Vault::new(Store::connect(&url).await?, sources))
+}
+
+/// Whether a standalone on the data directory, with a key of its own, works on that database.
+fn is_of_standalone(settings: &Settings, url: &str) -> bool {
+    let running = Running::find(&settings.data_dir).ok().flatten();
+    running.is_some_and(|running| running.database_url == url)
+        && key::file(&settings.data_dir).exists()
 }
 
 fn database_url(settings: &Settings) -> Result<String> {
@@ -76,8 +96,33 @@ pub(crate) fn pool_name(text: &str) -> std::result::Result<PoolName, String> {
     PoolName::new(text).ok_or_else(|| not_a_name("pool"))
 }
 
+/// Reads a connection's id from the command line.
+pub(crate) fn connection_id(text: &str) -> std::result::Result<ConnectionId, String> {
+    ConnectionId::new(text).ok_or_else(|| not_a_name("connection"))
+}
+
+/// Reads a variable's name from the command line.
+pub(crate) fn variable_name(text: &str) -> std::result::Result<VariableName, String> {
+    VariableName::new(text).ok_or_else(|| not_a_name("variable"))
+}
+
 fn not_a_name(what: &str) -> String {
     format!("the id of a {what} is made of letters, digits, `_`, `.` and `-`")
+}
+
+impl From<secrets::Error> for Failure {
+    fn from(error: secrets::Error) -> Self {
+        let error = match error {
+            secrets::Error::Store(error) => return error.into(),
+            error => error,
+        };
+        let hint = error.hint();
+        let failure = Self::invalid(error.to_string());
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
 }
 
 impl From<store::Error> for Failure {

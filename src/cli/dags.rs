@@ -70,6 +70,14 @@ Exits with 1 when the run failed.")]
     Test(super::dags_test::Test),
     /// Add a DAG file to the DAG folder
     New(super::init::New),
+    /// Show what a task's templates become, without running anything; needs nothing running
+    #[command(after_help = "\
+Examples:
+  pinwheel dags render dags/pinterest_daily.toml clean --date 2026-01-31 --output land='{\"manifest\": \"s3://lake/m.json\"}'
+  PINWHEEL_VAR_REGION=eu pinwheel dags render dags/examples/variables.toml show
+
+Variables and connections come from the environment; secrets are shown as ***.")]
+    Render(super::render::Render),
     /// Print the JSON Schema of DAG files, for editors
     Schema,
 }
@@ -197,6 +205,7 @@ impl Command {
             Self::Unpause(arguments) => set_paused(settings, &arguments.dag, Paused::Active).await,
             Self::Test(arguments) => super::dags_test::test(settings, arguments).await,
             Self::New(arguments) => super::init::new_dag(settings, &arguments).await,
+            Self::Render(arguments) => super::render::run(settings, &arguments).await,
             Self::Schema => output::json(&dag_file::schema(
                 &registry::for_checks(&settings.dags_folder).await?,
             )),
@@ -403,7 +412,7 @@ async fn next(settings: &Settings, arguments: &Next) -> Result<()> {
         .is_some_and(|extension| extension == "toml");
     if is_file {
         let path = PathBuf::from(&arguments.dag);
-        let dag = super::check::only(&path, &settings.dags_folder).await?;
+        let dag = super::check::load_one(&path, &settings.dags_folder).await?;
         let past = schedule::Past {
             last_tick: None,
             since: from,

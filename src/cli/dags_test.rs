@@ -46,9 +46,9 @@ pub(crate) struct Test {
 
 /// Runs it.
 pub(crate) async fn test(settings: &Settings, arguments: Test) -> Result<()> {
-    let dag = load(&arguments, settings).await?;
+    let dag = super::check::load_one(&arguments.file, &settings.dags_folder).await?;
     let registry = registry::for_test(settings).await?;
-    let request = request(&dag, &arguments)?;
+    let request = request(&dag, &arguments, settings)?;
     let is_quiet = arguments.json;
     let cancel = shutdown::token();
     let report = local::run(
@@ -74,28 +74,7 @@ pub(crate) async fn test(settings: &Settings, arguments: Test) -> Result<()> {
     verdict(&dag, &report)
 }
 
-async fn load(arguments: &Test, settings: &Settings) -> Result<Arc<Dag>> {
-    let checked = super::check::check(&arguments.file, &settings.dags_folder).await?;
-    match checked.only() {
-        Some(dag) => Ok(dag),
-        None => {
-            if arguments.file.is_dir() {
-                return Err(Failure::invalid(format!(
-                    "`{}` is a folder",
-                    arguments.file.display()
-                ))
-                .hint("name one DAG file"));
-            }
-            checked.report()?;
-            Err(Failure::invalid(format!(
-                "`{}` has errors; nothing was run",
-                arguments.file.display()
-            )))
-        }
-    }
-}
-
-fn request(dag: &Dag, arguments: &Test) -> Result<Request> {
+fn request(dag: &Dag, arguments: &Test, settings: &Settings) -> Result<Request> {
     let given: serde_json::Map<String, Value> = super::dags::read_params(dag, &arguments.params)?;
     let params = dag.check_params(&given).map_err(|errors| {
         let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -122,6 +101,7 @@ fn request(dag: &Dag, arguments: &Test) -> Result<Request> {
         mocks: mocks(dag, &arguments.mocks)?,
         outputs: outputs(dag, &arguments.outputs)?,
         slots: arguments.slots,
+        sources: settings.secrets.sources()?,
     })
 }
 

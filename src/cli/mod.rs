@@ -3,6 +3,7 @@
 
 mod check;
 mod client;
+mod connections;
 mod dags;
 mod dags_test;
 mod db;
@@ -13,8 +14,11 @@ mod logs;
 pub(crate) mod output;
 mod pools;
 pub(crate) mod query;
+mod render;
 mod runs;
 mod schedule;
+mod secrets;
+mod variables;
 mod workers;
 
 use clap::{Args, Parser, Subcommand};
@@ -93,6 +97,15 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, size and delete pools
     #[command(subcommand)]
     Pools(pools::Command),
+    /// List, set, test and delete connections to services outside
+    #[command(subcommand)]
+    Connections(connections::Command),
+    /// List, read, set and delete variables
+    #[command(subcommand)]
+    Variables(variables::Command),
+    /// Look after the keys that seal connections and variables
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     /// List and show workers and schedulers
     #[command(subcommand)]
     Workers(workers::Command),
@@ -155,6 +168,9 @@ impl CommandLine {
             Command::Dags(command) => command.run(&settings()?).await,
             Command::Runs(command) => command.run(&settings()?).await,
             Command::Pools(command) => command.run(&settings()?).await,
+            Command::Connections(command) => command.run(&settings()?).await,
+            Command::Variables(command) => command.run(&settings()?).await,
+            Command::Secrets(command) => command.run(&settings()?).await,
             Command::Workers(command) => command.run(&settings()?).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),

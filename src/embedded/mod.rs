@@ -6,6 +6,7 @@
 
 mod broker;
 mod child;
+pub(crate) mod key;
 mod lock;
 mod memory;
 mod port;
@@ -24,13 +25,15 @@ pub(crate) use self::state_file::Running;
 use self::{broker::Broker, lock::DirectoryLock, memory::Memory, postgres::Postgres, s3::S3};
 use crate::{
     failure::{Failure, Result},
-    settings::Settings,
+    settings::{SecretKeys, Settings},
 };
 
 /// The services of one standalone.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     data_dir: PathBuf,
+    /// Where the key for secrets is, unless the settings say.
+    key_file: Option<PathBuf>,
     postgres: Option<Postgres>,
     broker: Option<Broker>,
     s3: Option<S3>,
@@ -95,8 +98,13 @@ impl Embedded {
             .s3
             .clone()
             .or_else(|| s3.as_ref().map(|s3| s3.settings().clone()));
+        let key_file = match settings.secrets.is_unset() {
+            true => Some(key::make(&data_dir)?),
+            false => None,
+        };
         Ok(Self {
             data_dir,
+            key_file,
             database_url: database_url.expect("either set or embedded"),
             kafka: kafka.expect("either set or embedded"),
             s3_settings: s3_settings.expect("either set or embedded"),
@@ -109,7 +117,12 @@ impl Embedded {
 
     /// The settings of this process with the embedded services in the place of those that are not set.
     pub(crate) fn complete(&self, settings: &Settings) -> Settings {
+        let secrets = match &self.key_file {
+            Some(file) => SecretKeys::of_file(file.clone()),
+            None => settings.secrets.clone(),
+        };
         Settings {
+            secrets,
             data_dir: self.data_dir.clone(),
             database_url: Some(self.database_url.clone()),
             kafka: Some(self.kafka.clone()),

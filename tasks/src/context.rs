@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::Orchestrator;
+use crate::{Connections, Orchestrator};
 
 /// Everything one try gets to know. Cheap to clone.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct Context {
     pub durable: Arc<dyn Durable>,
     /// The orchestrator's time and runs of other DAGs.
     pub orchestrator: Arc<dyn Orchestrator>,
+    /// The connections that a `with` table may name.
+    pub connections: Arc<dyn Connections>,
     /// What the last [`Outcome::Sleep`](crate::Outcome::Sleep) of this try left; `None` on its first execution.
     pub resume: Option<Value>,
 }
@@ -52,7 +54,7 @@ pub struct Instance {
 }
 
 /// Which stream a log line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogStream {
     /// A child's standard output.

@@ -11,6 +11,7 @@ mod blocking;
 mod branch;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod clean;
+pub mod connections;
 mod context;
 mod dag_folder;
 pub mod dataset;
@@ -26,6 +27,7 @@ mod kind;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod lake;
 pub mod landing;
+pub mod masks;
 mod noop;
 mod orchestrator;
 mod outcome;
@@ -53,6 +55,7 @@ pub mod warden;
 pub use branch::Branch;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub use clean::Clean;
+pub use connections::{Connection, ConnectionError, Connections, NoConnections};
 pub use context::{
     Context, CursorMove, CursorPosition, Durable, DurableError, Instance, Log, LogStream,
 };
@@ -61,11 +64,12 @@ pub use http::{Http, WaitForHttp};
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
 pub use kafka_to_s3::KafkaToS3;
 pub use kind::{Field, FieldType, Kind, Outputs, Presence, Problem};
+pub use masks::Masks;
 pub use noop::Noop;
 pub use orchestrator::{
     Alone, Orchestrator, OrchestratorError, RunSeen, RunState, WantedRun, WhichRun,
 };
-pub use outcome::{Failure, FailureClass, Outcome};
+pub use outcome::{Failure, FailureClass, LARGEST_OUTPUT_BYTES, Outcome, output_too_large};
 pub use python::Python;
 pub use registry::Registry;
 #[cfg(all(feature = "s3", feature = "polars"))]

@@ -39,6 +39,19 @@ impl Outcome {
     }
 }
 
+/// The largest output that is kept, as JSON.
+pub const LARGEST_OUTPUT_BYTES: usize = 256 * 1024;
+
+/// The failure of a task whose output is too large.
+pub fn output_too_large(bytes: usize) -> Failure {
+    Failure::permanent(format!(
+        "the output has {bytes} bytes, {LARGEST_OUTPUT_BYTES} are allowed"
+    ))
+    .with_hint(
+        "store large results as a file or an object, and answer its address: `{\"rows\": \"s3://bucket/key\"}`",
+    )
+}
+
 /// Why a try failed, as far as retrying is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

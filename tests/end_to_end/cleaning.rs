@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeZone, Utc};
 use pinwheel_tasks::{
     Clean, Context, CursorMove, CursorPosition, Durable, DurableError, Failure, FailureClass,
-    Instance, Kind, Log, Outcome, Report,
+    Instance, Kind, Log, NoConnections, Outcome, Report,
     dataset::Catalog,
     lake::{Lake, Partition},
     landing::{
@@ -168,6 +168,7 @@ async fn run(kind: &dyn Kind, with: Value) -> Result<Value, Failure> {
         cancel: CancellationToken::new(),
         durable: Arc::new(Forbidden),
         orchestrator: Arc::new(pinwheel_tasks::Alone),
+        connections: Arc::new(NoConnections),
         resume: None,
     };
     let with = with.as_object().cloned().expect("a table");

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeZone, Utc};
 use pinwheel_tasks::{
     Context, Durable, Failure, FailureClass, Instance, KafkaSettings, KafkaToS3, Kind, Log,
-    Outcome, S3Settings, kafka,
+    NoConnections, Outcome, S3Settings, kafka,
     kafka_to_s3::{Observer, Step},
     landing::{self, Manifest, columns},
     s3::{Location, ObjectStore, sha256},
@@ -297,6 +297,7 @@ fn context(run: i64, durable: Arc<dyn Durable>) -> (Context, Arc<Mutex<Vec<Strin
         cancel: CancellationToken::new(),
         durable,
         orchestrator: Arc::new(pinwheel_tasks::Alone),
+        connections: Arc::new(NoConnections),
         resume: None,
     };
     (context, said)

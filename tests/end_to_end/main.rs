@@ -10,6 +10,7 @@ mod main_job;
 mod object_store;
 mod outage;
 mod process;
+mod secrets;
 mod steering;
 mod streaming;
 mod tidy;

@@ -7,7 +7,7 @@ use axum::{
     middleware::Next,
     response::{Html, IntoResponse, Response},
 };
-use pinwheel_scheduler::store;
+use pinwheel_scheduler::{secrets, store};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -157,6 +157,27 @@ impl From<store::Error> for Failure {
             }
             _ => {}
         }
+        failure
+    }
+}
+
+impl From<secrets::Error> for Failure {
+    fn from(error: secrets::Error) -> Self {
+        use secrets::Error as E;
+        let (status, title) = match &error {
+            E::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, ""),
+            E::Unknown { .. } => (StatusCode::NOT_FOUND, "Not there"),
+            E::FromEnvironment { .. } => (StatusCode::CONFLICT, "It comes from the environment"),
+            E::Misfit { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "It does not fit"),
+            E::NoKey { .. } | E::WrongKey { .. } | E::Tampered { .. } => {
+                (StatusCode::CONFLICT, "It cannot be opened")
+            }
+        };
+        if let E::Store(error) = error {
+            return error.into();
+        }
+        let mut failure = Self::new(status, title).detail(error.to_string());
+        failure.problem.hint = error.hint();
         failure
     }
 }

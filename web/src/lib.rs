@@ -20,4 +20,4 @@ mod state;
 pub use health::Check;
 pub use routes::{Route, routes};
 pub use server::{Error, MetricsOptions, WebOptions, metrics_router, router, serve, serve_metrics};
-pub use state::{Gather, WebState};
+pub use state::{Gather, TestConnection, WebState};

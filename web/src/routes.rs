@@ -109,6 +109,16 @@ fn table() -> Table {
     .get("/pools/events", pages::pools::events)
     .post("/pools", pages::pools::set)
     .post("/pools/{pool}/delete", pages::pools::delete)
+    .get("/connections", pages::connections::page)
+    .post("/connections", pages::connections::set)
+    .post(
+        "/connections/{connection}/delete",
+        pages::connections::delete,
+    )
+    .post("/connections/{connection}/test", pages::connections::test)
+    .get("/variables", pages::variables::page)
+    .post("/variables", pages::variables::set)
+    .post("/variables/{variable}/delete", pages::variables::delete)
     .get("/workers", pages::workers::page)
     .get("/workers/events", pages::workers::events)
     .get("/api", pages::reference::page)
@@ -137,6 +147,18 @@ fn table() -> Table {
     .get("/api/v1/pools/{pool}", api::pools::show)
     .put("/api/v1/pools/{pool}", api::pools::set)
     .delete("/api/v1/pools/{pool}", api::pools::delete)
+    .get("/api/v1/connections", api::connections::list)
+    .get("/api/v1/connections/{connection}", api::connections::show)
+    .put("/api/v1/connections/{connection}", api::connections::set)
+    .delete("/api/v1/connections/{connection}", api::connections::delete)
+    .post(
+        "/api/v1/connections/{connection}/test",
+        api::connections::test,
+    )
+    .get("/api/v1/variables", api::variables::list)
+    .get("/api/v1/variables/{variable}", api::variables::show)
+    .put("/api/v1/variables/{variable}", api::variables::set)
+    .delete("/api/v1/variables/{variable}", api::variables::delete)
     .get("/api/v1/workers", api::workers::list)
     .get("/api/v1/workers/{worker}", api::workers::show)
     .get("/assets/{file}", assets::serve)

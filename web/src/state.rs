@@ -2,8 +2,13 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
+use async_trait::async_trait;
 use axum::http::StatusCode;
-use pinwheel_scheduler::{engine::Changes, store::Store};
+use pinwheel_scheduler::{
+    engine::Changes,
+    secrets::{Connection, Sources, Vault},
+    store::Store,
+};
 use prometheus::proto::MetricFamily;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +21,16 @@ pub type Gather = Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
 /// Most live (server-sent event) connections at once; a browser tab holds one.
 const LIVE_CONNECTIONS: usize = 200;
 
+/// Tries whether a connection leads anywhere.
+#[async_trait]
+pub trait TestConnection: Send + Sync {
+    /// Says what answered.
+    ///
+    /// # Errors
+    /// Says why it does not work.
+    async fn test(&self, connection: &Connection) -> Result<String, String>;
+}
+
 /// What the web role is given. Cheap to clone.
 #[derive(Clone)]
 pub struct WebState {
@@ -25,6 +40,10 @@ pub struct WebState {
     pub(crate) changes: Changes,
     pub(crate) gather: Arc<[Gather]>,
     pub(crate) checks: Arc<[Arc<dyn Check>]>,
+    /// Connections and variables.
+    pub(crate) vault: Vault,
+    /// Tries whether a connection works, where the process can.
+    pub(crate) connection_test: Option<Arc<dyn TestConnection>>,
     pub(crate) metrics: Metrics,
     pub(crate) live: Arc<Semaphore>,
     /// The address we serve on; its IP is a good `Host`.
@@ -37,6 +56,8 @@ impl WebState {
     /// A state over `store`. `changes` keeps the pages live.
     pub fn new(store: Store, changes: Changes) -> Self {
         Self {
+            vault: Vault::new(store.clone(), Sources::default()),
+            connection_test: None,
             store,
             changes,
             gather: Arc::new([]),
@@ -59,6 +80,20 @@ impl WebState {
     #[must_use]
     pub fn with_check(mut self, check: Arc<dyn Check>) -> Self {
         self.checks = self.checks.iter().cloned().chain([check]).collect();
+        self
+    }
+
+    /// Gives it the keys for connections and variables, and what the environment says of them.
+    #[must_use]
+    pub fn with_secrets(mut self, sources: Sources) -> Self {
+        self.vault = Vault::new(self.store.clone(), sources);
+        self
+    }
+
+    /// Lets people try connections.
+    #[must_use]
+    pub fn with_connection_test(mut self, test: Arc<dyn TestConnection>) -> Self {
+        self.connection_test = Some(test);
         self
     }
 

@@ -14,10 +14,11 @@ use pinwheel_scheduler::{
         Catchup, Dag, DagId, Overlap, Param, ParamType, RunState, Schedule, Task, TaskId,
         TriggerRule,
     },
+    secrets::{Connection, Environment, Keyring, Sources, new_key},
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
 };
 use pinwheel_test_support::postgres::Postgres;
-use pinwheel_web::{Check, WebState, metrics_router, router, routes};
+use pinwheel_web::{Check, TestConnection, WebState, metrics_router, router, routes};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -41,6 +42,35 @@ impl House {
             .await
             .expect("Postgres can be listened to");
         let router = router(WebState::new(store.clone(), changes));
+        Self { store, router }
+    }
+
+    /// One with a key for secrets, something in its environment, and a test that says everything it knows.
+    async fn with_a_key() -> Self {
+        struct Talkative;
+        #[async_trait]
+        impl TestConnection for Talkative {
+            async fn test(&self, connection: &Connection) -> Result<String, String> {
+                Err(format!("{} was refused", connection.uri()))
+            }
+        }
+        let Self { store, .. } = Self::empty().await;
+        let changes = Changes::listen(&store)
+            .await
+            .expect("Postgres can be listened to");
+        let environment = [
+            ("PINWHEEL_VAR_STAGE", "test"),
+            ("PINWHEEL_CONN_MAIL", "smtp://mail"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let sources = Sources {
+            keyring: Keyring::parse(&new_key()).expect("a key"),
+            environment: Environment::of(environment),
+        };
+        let state = WebState::new(store.clone(), changes)
+            .with_secrets(sources)
+            .with_connection_test(Arc::new(Talkative));
+        let router = router(state);
         Self { store, router }
     }
 
@@ -404,6 +434,8 @@ async fn hostile_text_never_becomes_markup() {
         "/pools".to_owned(),
         "/pools?pool=cpu".to_owned(),
         format!("/pools?pool={query}"),
+        format!("/connections?connection={query}"),
+        format!("/variables?variable={query}"),
         format!("/runs?dag={query}&state={query}"),
         format!("/runs/{run}"),
         format!("/dags/{query}"),
@@ -441,7 +473,9 @@ async fn every_unsafe_route_refuses_another_site() {
             .replace("{dag}", "pins")
             .replace("{run}", &run.to_string())
             .replace("{task}", "land")
-            .replace("{pool}", "default");
+            .replace("{pool}", "default")
+            .replace("{connection}", "warehouse")
+            .replace("{variable}", "region");
         let attacks: [&[(&str, &str)]; 7] = [
             &[],
             &[
@@ -1114,6 +1148,242 @@ async fn the_form_of_pools_works_without_a_script() {
     assert!(refused.text.contains("The pool is needed"));
     let deleted = house.submit("/pools/gpu/delete", "").await;
     assert_eq!(deleted.header("location"), "/pools?done=pool_deleted");
+}
+
+#[tokio::test]
+async fn the_api_takes_secrets_in_and_never_gives_them_out() {
+    let house = House::with_a_key().await;
+    let made = house
+        .put(
+            "/api/v1/connections/warehouse",
+            &json!({ "uri": "postgres://ada:hunter2-long@db:5432/sales?token=hunter2-too", "description": "Sales" }),
+        )
+        .await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let shown = json!({
+        "connection_id": "warehouse", "type": "postgres", "host": "db", "port": 5432, "login": "ada",
+        "has_password": true, "schema": "sales", "extra": ["token"], "description": "Sales", "source": "database",
+        "updated_at": made.json()["updated_at"], "problem": null,
+    });
+    assert_eq!(made.json(), shown);
+    let changed = house
+        .put(
+            "/api/v1/connections/warehouse",
+            &json!({ "host": "elsewhere", "port": null }),
+        )
+        .await;
+    assert_eq!(changed.status, StatusCode::OK);
+    assert_eq!(
+        (
+            &changed.json()["host"],
+            &changed.json()["port"],
+            &changed.json()["has_password"]
+        ),
+        (&json!("elsewhere"), &Value::Null, &json!(true)),
+        "what is left out stays"
+    );
+    let tested = house
+        .post("/api/v1/connections/warehouse/test", &json!({}))
+        .await;
+    assert_eq!(
+        tested.json(),
+        json!({ "ok": false, "message": "postgres://ada:***@elsewhere/sales?token=*** was refused" })
+    );
+
+    for (name, body, status) in [
+        ("region", json!({ "value": "eu" }), StatusCode::CREATED),
+        (
+            "limits",
+            json!({ "value": { "rows": 5 } }),
+            StatusCode::CREATED,
+        ),
+        (
+            "api_token",
+            json!({ "value": "hunter2-three" }),
+            StatusCode::CREATED,
+        ),
+        (
+            "region",
+            json!({ "value": "us", "description": "Where" }),
+            StatusCode::OK,
+        ),
+        (
+            "api_token",
+            json!({ "description": "For the API" }),
+            StatusCode::OK,
+        ),
+        ("empty", json!({}), StatusCode::UNPROCESSABLE_ENTITY),
+        (
+            "a b",
+            json!({ "value": 1 }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+    ] {
+        let path = format!("/api/v1/variables/{}", name.replace(' ', "%20"));
+        let answer = house.put(&path, &body).await;
+        assert_eq!(answer.status, status, "{name} {body}: {}", answer.text);
+    }
+    let variables = house.get("/api/v1/variables").await;
+    let listed: Vec<_> = variables.json()["variables"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| {
+            (
+                row["name"].clone(),
+                row["value"].clone(),
+                row["secret"].clone(),
+                row["source"].clone(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        listed,
+        [
+            (
+                json!("api_token"),
+                Value::Null,
+                json!(true),
+                json!("database")
+            ),
+            (
+                json!("limits"),
+                json!({ "rows": 5 }),
+                json!(false),
+                json!("database")
+            ),
+            (
+                json!("region"),
+                json!("us"),
+                json!(false),
+                json!("database")
+            ),
+            (
+                json!("stage"),
+                json!("test"),
+                json!(false),
+                json!("environment")
+            ),
+        ]
+    );
+    for path in [
+        "/api/v1/connections",
+        "/api/v1/connections/warehouse",
+        "/api/v1/variables/api_token",
+        "/connections",
+        "/connections?connection=warehouse",
+        "/variables",
+        "/variables?variable=api_token",
+    ] {
+        let answer = house.get(path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        assert!(!answer.text.contains("hunter2"), "{path}: {}", answer.text);
+    }
+    let missing = house.get("/api/v1/connections/warehose").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    assert_eq!(missing.json()["hint"], "did you mean `warehouse`?");
+    let fixed = house.delete("/api/v1/variables/stage").await;
+    assert_eq!(fixed.status, StatusCode::CONFLICT, "{}", fixed.text);
+    for path in [
+        "/api/v1/connections/warehouse",
+        "/api/v1/variables/api_token",
+    ] {
+        assert_eq!(house.delete(path).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(house.delete(path).await.status, StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn connections_and_variables_are_set_by_forms_without_a_script() {
+    let house = House::with_a_key().await;
+    let made = house
+        .submit("/connections", "connection=db&type=postgres&host=h&port=5432&login=ada&password=hunter2-long&schema=s&extra=&description=Sales")
+        .await;
+    assert_eq!(
+        (made.status, made.header("location")),
+        (StatusCode::SEE_OTHER, "/connections?done=set")
+    );
+    // An empty password leaves the one that is there.
+    house
+        .submit("/connections", "connection=db&type=postgres&host=h2&port=&login=ada&password=&schema=s&extra=&description=")
+        .await;
+    let shown = house.get("/api/v1/connections/db").await.json();
+    assert_eq!(
+        (&shown["host"], &shown["has_password"]),
+        (&json!("h2"), &json!(true))
+    );
+    let tested = house.submit("/connections/db/test", "").await;
+    assert!(
+        tested.text.contains("postgres://ada:***@h2/s was refused"),
+        "{}",
+        tested.text
+    );
+    for wrong in [
+        "connection=db&type=a%20b&host=&port=&login=&password=hunter2-long&schema=&extra=&description=",
+        "connection=db&type=x&host=&port=many&login=&password=hunter2-long&schema=&extra=&description=",
+        "connection=db&type=x&host=&port=&login=&password=hunter2-long&schema=&extra=%5B%5D&description=",
+        "connection=-x&type=x&host=&port=&login=&password=hunter2-long&schema=&extra=&description=",
+    ] {
+        let refused = house.submit("/connections", wrong).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong}");
+        assert!(!refused.text.contains("hunter2"), "{wrong}");
+    }
+    let made = house
+        .submit(
+            "/variables",
+            "variable=key&value=hunter2-long&secret=on&description=",
+        )
+        .await;
+    assert_eq!(
+        (made.status, made.header("location")),
+        (StatusCode::SEE_OTHER, "/variables?done=set")
+    );
+    house
+        .submit(
+            "/variables",
+            "variable=list&value=%5B1%5D&as_json=on&description=Numbers",
+        )
+        .await;
+    let page = house.get("/variables").await.page();
+    for part in [
+        "<code class=\"break\">[1]</code>",
+        "*** secret",
+        "Numbers",
+        ">environment</td>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let page = house.get("/connections?connection=db").await.page();
+    for part in [
+        "Change the connection db",
+        "value=\"h2\"",
+        "it stays as it is",
+        ">***</td>",
+        "/connections/db/test",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let deleted = house.submit("/variables/list/delete", "").await;
+    assert_eq!(deleted.header("location"), "/variables?done=deleted");
+}
+
+#[tokio::test]
+async fn without_a_key_nothing_is_kept_and_the_page_says_what_to_do() {
+    let house = House::empty().await;
+    let refused = house
+        .put("/api/v1/variables/region", &json!({ "value": "eu" }))
+        .await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(
+        refused.json()["hint"]
+            .as_str()
+            .is_some_and(|hint| hint.contains("PINWHEEL_SECRETS_KEY"))
+    );
+    let refused = house
+        .submit("/variables", "variable=region&value=eu&description=")
+        .await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(refused.text.contains("PINWHEEL_SECRETS_KEY"));
 }
 
 #[tokio::test]

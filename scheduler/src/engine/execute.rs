@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use pinwheel_tasks::{Context, Failure, FailureClass, Instance, Log, Outcome, Registry};
+use pinwheel_tasks::{
+    Context, Failure, FailureClass, Instance, LARGEST_OUTPUT_BYTES, Log, Masks, Outcome, Registry,
+    masks, output_too_large,
+};
 use serde_json::{Map, Value};
 use tokio::{
     task::{JoinError, JoinHandle},
@@ -20,12 +23,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     flow,
+    lookups::Lookups,
     orchestrate::Runs,
     outage::{Outage, Pauses},
     recorder::Recorder,
 };
 use crate::{
     model::{InstanceId, template},
+    secrets::Vault,
     store::{Claimed, Ended, Ending, Fenced, LogLine, Span, Store},
 };
 
@@ -87,6 +92,7 @@ impl Stop {
 #[derive(Clone)]
 pub(super) struct Executor {
     pub(super) store: Store,
+    pub(super) vault: Vault,
     pub(super) registry: Registry,
     pub(super) recorder: Recorder,
     pub(super) outage: Outage,
@@ -99,12 +105,20 @@ impl Executor {
     /// Runs a claimed task instance to the end of its execution. Never panics, never gives up an execution: whatever
     /// happens, it says how it ended.
     pub(super) async fn execute(&self, claimed: Claimed, stop: Stop) -> Ended {
+        let lookups = Lookups {
+            vault: self.vault.clone(),
+            outage: self.outage.clone(),
+            masks: Masks::default(),
+            stop: stop.token.clone(),
+        };
         let mut lines = Lines {
             next: 1,
             touched: false,
+            masked: lookups.masks.lines(),
         };
         let began = std::time::Instant::now();
-        let ending = self.run(&claimed, &stop, &mut lines).await;
+        let ending = self.run(&claimed, &stop, &mut lines, &lookups).await;
+        let ending = presentable(ending, &lookups.masks);
         let span = Span {
             began,
             ended: std::time::Instant::now(),
@@ -128,7 +142,13 @@ impl Executor {
         }
     }
 
-    async fn run(&self, claimed: &Claimed, stop: &Stop, lines: &mut Lines) -> Ending {
+    async fn run(
+        &self,
+        claimed: &Claimed,
+        stop: &Stop,
+        lines: &mut Lines,
+        lookups: &Lookups,
+    ) -> Ending {
         let task = claimed.task();
         let Some(kind) = self.registry.get(&task.kind).cloned() else {
             return Ending::Failed(
@@ -136,14 +156,14 @@ impl Executor {
                     .with_hint("run a worker of the version that knows it, or give the task a queue of its own"),
             );
         };
-        let with = match self.prepare(claimed, stop).await {
+        let with = match self.prepare(claimed, stop, lookups).await {
             Ok(Prepared::Run(with)) => with,
             Ok(Prepared::Ended(ending)) => return ending,
             Err(failure) => return Ending::Failed(failure),
         };
         if with != task.with {
             lines.touched = true;
-            let rendered = Value::Object(with.clone());
+            let rendered = lookups.masks.value(&Value::Object(with.clone()));
             self.recorder.rendered(
                 claimed.execution.instance_id,
                 claimed.execution.tries,
@@ -158,6 +178,7 @@ impl Executor {
             cancel: cancel.clone(),
             durable: Arc::new(Fenced::new(self.store.clone(), &claimed.execution)),
             orchestrator: Arc::new(self.runs.for_execution(cancel.clone())),
+            connections: Arc::new(lookups.clone()),
             resume: claimed.resume.clone(),
         };
         let mut running = tokio::spawn(async move { kind.run(&context, with).await });
@@ -242,6 +263,7 @@ impl Executor {
 
     async fn line(&self, claimed: &Claimed, lines: &mut Lines, (at, stream, message): Written) {
         lines.touched = true;
+        let message = lines.masked.line(stream, message);
         let line = LogLine {
             instance_id: claimed.execution.instance_id,
             epoch: claimed.execution.epoch,
@@ -256,7 +278,12 @@ impl Executor {
     }
 
     /// What comes before the kind: whether the task is wanted, its items, its templates.
-    async fn prepare(&self, claimed: &Claimed, stop: &Stop) -> Result<Prepared, Failure> {
+    async fn prepare(
+        &self,
+        claimed: &Claimed,
+        stop: &Stop,
+        lookups: &Lookups,
+    ) -> Result<Prepared, Failure> {
         let task = claimed.task();
         let foreach = task
             .flow
@@ -266,20 +293,19 @@ impl Executor {
         if task.with.is_empty() && task.flow.when.is_none() && foreach.is_none() {
             return Ok(Prepared::Run(Map::new()));
         }
-        let reads = |text: &str| {
-            template::tasks_read(&Map::from_iter([(String::new(), Value::from(text))]))
-        };
-        let mut read = template::tasks_read(&task.with);
+        let mut texts = task.with.clone();
         if let Some(when) = &task.flow.when {
-            read.extend(reads(when));
+            texts.insert("when".to_owned(), Value::from(when.as_str()));
         }
         if let Some(foreach) = foreach {
-            let list = Map::from_iter([(String::new(), foreach.list.clone())]);
-            read.extend(template::tasks_read(&list));
+            texts.insert("foreach".to_owned(), foreach.list.clone());
         }
+        let reads = template::reads(&texts);
+        let secrets = lookups.for_templates(&reads).await?.for_templates();
         let mut outputs = BTreeMap::new();
-        if !read.is_empty() {
-            let ordinals: Vec<(i32, &str)> = read
+        if !reads.tasks.is_empty() {
+            let ordinals: Vec<(i32, &str)> = reads
+                .tasks
                 .iter()
                 .filter_map(|id| {
                     let (ordinal, task) = claimed.dag.task(id)?;
@@ -315,15 +341,17 @@ impl Executor {
             item: claimed.item.clone(),
         };
         // Of a list it is asked item by item: that may read the item.
-        if foreach.is_none() && !flow::is_wanted(task, &values)? {
+        if foreach.is_none() && !flow::is_wanted(task, &values, &secrets)? {
             return Ok(Prepared::Ended(Ending::Skipped {
                 reason: flow::not_wanted(task),
             }));
         }
         if let Some(foreach) = foreach {
-            return Ok(Prepared::Ended(flow::expanded(task, foreach, &values)));
+            return Ok(Prepared::Ended(flow::expanded(
+                task, foreach, &values, &secrets,
+            )));
         }
-        template::render(&task.with, &values)
+        template::render_with(&task.with, &values, &secrets)
             .map(Prepared::Run)
             .map_err(|error| {
                 let failure = Failure::permanent(format!(
@@ -391,6 +419,97 @@ struct Lines {
     next: i32,
     /// Something of this execution went to the recorder.
     touched: bool,
+    masked: masks::Lines,
+}
+
+/// The ending as it may be kept and shown: no word of it holds a secret, and an output that holds one, or is too large,
+/// fails its task.
+fn presentable(ending: Ending, masks: &Masks) -> Ending {
+    match ending {
+        Ending::Success { output } => match refused(&output, masks) {
+            Some(failure) => Ending::Failed(failure),
+            None => Ending::Success { output },
+        },
+        Ending::Failed(failure) if !masks.is_empty() => Ending::Failed(Failure {
+            message: masks.text(&failure.message).into_owned(),
+            hint: failure.hint.map(|hint| masks.text(&hint).into_owned()),
+            ..failure
+        }),
+        Ending::Skipped { reason } => Ending::Skipped {
+            reason: masks.text(&reason).into_owned(),
+        },
+        Ending::Sleep {
+            wake_after,
+            reason,
+            resume,
+        } => match masks.revealed_in(&resume) {
+            Some(revealed) => Ending::Failed(
+                Failure::permanent(format!(
+                    "what it wants to keep while it sleeps holds {}",
+                    revealed.whose
+                ))
+                .with_hint("keep the name of the connection or variable and read it again"),
+            ),
+            None => Ending::Sleep {
+                wake_after,
+                reason: masks.text(&reason).into_owned(),
+                resume,
+            },
+        },
+        Ending::Expanded { items } => {
+            let revealed = items
+                .iter()
+                .find_map(|one| Some(masks.revealed_in(&one.item)?.whose));
+            match revealed {
+                Some(whose) => Ending::Failed(
+                    Failure::permanent(format!("an item of its list holds {whose}")).with_hint(
+                        "let the list name connections or variables, and read them in `with`",
+                    ),
+                ),
+                None => Ending::Expanded { items },
+            }
+        }
+        Ending::Failed(_) | Ending::GivenBack => ending,
+    }
+}
+
+fn refused(output: &Value, masks: &Masks) -> Option<Failure> {
+    if let Some(revealed) = masks.revealed_in(output) {
+        let place = match revealed.path.as_str() {
+            "" => "its output".to_owned(),
+            path => format!("its output `{path}`"),
+        };
+        return Some(
+            Failure::permanent(format!(
+                "{place} holds {}, and outputs are kept and shown",
+                revealed.whose
+            ))
+            .with_hint(
+                "leave the secret out; a task that needs it reads it itself, with `{{ var.… }}` or `{{ conn.… }}`",
+            ),
+        );
+    }
+    let bytes = json_bytes(output);
+    (bytes > LARGEST_OUTPUT_BYTES).then(|| output_too_large(bytes))
+}
+
+/// How long a value is as JSON, without writing it down.
+fn json_bytes(value: &Value) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // A counter refuses nothing, and a value has only text keys.
+    let _counted = serde_json::to_writer(&mut counter, value);
+    counter.0
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -8,7 +8,7 @@ use crate::{
     model::{
         Concurrency, Dag, Foreach, Task,
         flow::BRANCH,
-        template::{self, Values},
+        template::{self, Secrets, Values},
     },
     store::{Ending, Item},
 };
@@ -17,10 +17,10 @@ use crate::{
 pub(crate) const MOST_ITEMS: usize = 10_000;
 
 /// Whether `when` lets the task run.
-pub(crate) fn is_wanted(task: &Task, values: &Values) -> Result<bool, Failure> {
+pub(crate) fn is_wanted(task: &Task, values: &Values, secrets: &Secrets) -> Result<bool, Failure> {
     match &task.flow.when {
         None => Ok(true),
-        Some(when) => template::is_true(when, values).map_err(failure),
+        Some(when) => template::is_true(when, values, secrets).map_err(failure),
     }
 }
 
@@ -35,8 +35,13 @@ pub(crate) fn not_wanted(task: &Task) -> String {
 }
 
 /// The items of a mapped task, or what became of it without any.
-pub(crate) fn expanded(task: &Task, foreach: &Foreach, values: &Values) -> Ending {
-    match items(task, foreach, values) {
+pub(crate) fn expanded(
+    task: &Task,
+    foreach: &Foreach,
+    values: &Values,
+    secrets: &Secrets,
+) -> Ending {
+    match items(task, foreach, values, secrets) {
         Ok(items) if items.is_empty() => Ending::Skipped {
             reason: "its list is empty".to_owned(),
         },
@@ -45,9 +50,14 @@ pub(crate) fn expanded(task: &Task, foreach: &Foreach, values: &Values) -> Endin
     }
 }
 
-fn items(task: &Task, foreach: &Foreach, values: &Values) -> Result<Vec<Item>, Failure> {
+fn items(
+    task: &Task,
+    foreach: &Foreach,
+    values: &Values,
+    secrets: &Secrets,
+) -> Result<Vec<Item>, Failure> {
     let table = Map::from_iter([("foreach".to_owned(), foreach.list.clone())]);
-    let rendered = template::render(&table, values).map_err(failure)?;
+    let rendered = template::render_with(&table, values, secrets).map_err(failure)?;
     let list = match rendered.into_iter().next() {
         Some((_, Value::Array(list))) => list,
         Some((_, other)) => {

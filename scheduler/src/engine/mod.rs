@@ -9,6 +9,7 @@ mod execute;
 pub(crate) mod flow;
 mod heartbeat;
 mod load;
+mod lookups;
 mod loops;
 mod orchestrate;
 mod outage;
@@ -36,7 +37,10 @@ use tokio_util::sync::CancellationToken;
 pub use bell::{Bell, Changes};
 pub use clock::{Clock, ShiftedClock, SystemClock};
 
-use crate::store::{self, Retention, Store};
+use crate::{
+    secrets::{Sources, Vault},
+    store::{self, Retention, Store},
+};
 use dag_folder::DagFolder;
 use execute::Executor;
 use heartbeat::{Keeper, Lease, Running};
@@ -103,6 +107,8 @@ pub struct Options {
     pub retention: Retention,
     /// How often it removes the rest.
     pub retain_every: Duration,
+    /// How tasks here come by variables and connections.
+    pub secrets: Sources,
 }
 
 /// Is told until when this process's tasks may run: at the start, after every renewal, and under a new lease. For
@@ -149,6 +155,7 @@ impl Default for Options {
             on_lease: OnLease::default(),
             retention: Retention::default(),
             retain_every: Duration::from_secs(60 * 60),
+            secrets: Sources::default(),
         }
     }
 }
@@ -429,6 +436,7 @@ impl Engine {
             options: inner.options.clone(),
             executor: Executor {
                 store: inner.store.clone(),
+                vault: Vault::new(inner.store.clone(), inner.options.secrets.clone()),
                 registry,
                 recorder: recorder.clone(),
                 outage: outage.clone(),

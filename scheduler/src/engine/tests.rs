@@ -4,6 +4,7 @@ mod flow;
 mod idle;
 mod orchestrate;
 mod published_bugs;
+mod secrets;
 mod upkeep;
 
 use std::{

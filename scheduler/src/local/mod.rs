@@ -5,10 +5,19 @@
 mod durable;
 mod plan;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
 
 use chrono::{DateTime, Utc};
-use pinwheel_tasks::{Context, Failure, FailureClass, Instance, Log, LogStream, Outcome, Registry};
+use pinwheel_tasks::{
+    Alone, Connection, Connections, Context, Failure, FailureClass, Instance, Log, LogStream, Masks,
+    Outcome, Registry,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -17,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     engine::flow as step,
     model::{Dag, Params, RunState, Task, TaskState, template},
+    secrets::{Environment, Sources},
     store::{Ending, Item},
 };
 use durable::Ledger;
@@ -81,6 +91,8 @@ pub struct Request {
     pub outputs: BTreeMap<String, Value>,
     /// How many tasks run at once.
     pub slots: usize,
+    /// Where variables and connections come from: the environment.
+    pub sources: Sources,
 }
 
 /// What became of a run.
@@ -222,12 +234,16 @@ impl Runner {
     async fn run(self) -> Ending {
         let task = &self.dag.tasks[self.place.ordinal];
         let values = self.values(task);
+        let (secrets, masks) = match self.secrets(task) {
+            Ok(found) => found,
+            Err(failure) => return Ending::Failed(failure),
+        };
         let mock = self.request.mocks.get(task.id.as_str());
         let foreach = task.flow.foreach.as_ref().filter(|_| self.item.is_none());
         if let Some(foreach) = foreach {
-            return step::expanded(task, foreach, &values);
+            return step::expanded(task, foreach, &values, &secrets);
         }
-        match step::is_wanted(task, &values) {
+        match step::is_wanted(task, &values, &secrets) {
             Ok(true) => {}
             Ok(false) => {
                 return Ending::Skipped {
@@ -240,9 +256,26 @@ impl Runner {
         }
         let ending = match mock {
             Some(mock) => self.mocked(task, mock),
-            None => self.execute(task, &values).await,
+            None => self.execute(task, &values, &secrets, masks).await,
         };
         step::checked(&self.dag, task, ending)
+    }
+
+    /// What its templates read of variables and connections, and what must not be shown.
+    fn secrets(&self, task: &Task) -> Result<(template::Secrets, Masks), Failure> {
+        let mut texts = task.with.clone();
+        if let Some(when) = &task.flow.when {
+            texts.insert("when".to_owned(), Value::from(when.as_str()));
+        }
+        let reads = template::reads(&texts);
+        let found = self
+            .request
+            .sources
+            .look_up(&reads.connections, &reads.variables)
+            .map_err(|error| Failure::permanent(error.to_string()))?;
+        let masks = Masks::default();
+        found.mask(&masks);
+        Ok((found.for_templates(), masks))
     }
 
     fn mocked(&self, task: &Task, mock: &Mock) -> Ending {
@@ -286,14 +319,20 @@ impl Runner {
         }
     }
 
-    async fn execute(&self, task: &Task, values: &template::Values) -> Ending {
+    async fn execute(
+        &self,
+        task: &Task,
+        values: &template::Values,
+        secrets: &template::Secrets,
+        masks: Masks,
+    ) -> Ending {
         let Some(kind) = self.registry.get(&task.kind).cloned() else {
             return Ending::Failed(Failure::permanent(format!(
                 "there is no kind `{}`",
                 task.kind
             )));
         };
-        let with = match template::render(&task.with, values) {
+        let with = match template::render_with(&task.with, values, secrets) {
             Ok(with) => with,
             Err(error) => {
                 let failure = Failure::permanent(error.message);
@@ -317,8 +356,10 @@ impl Runner {
             params: values.params.clone(),
         });
         let (say, called) = (self.say.clone(), self.called.clone());
+        let shown = masks.clone();
         let reading = tokio::spawn(async move {
             while let Some((_, stream, line)) = lines.recv().await {
+                let line = shown.text(&line).into_owned();
                 let line = match stream {
                     LogStream::Stdout | LogStream::Task => line,
                     LogStream::Stderr => format!("! {line}"),
@@ -335,6 +376,11 @@ impl Runner {
                 log: log.clone(),
                 cancel: cancel.clone(),
                 durable: self.ledger.of_instance(self.place.instance),
+                orchestrator: Arc::new(Alone),
+                connections: Arc::new(Given {
+                    sources: self.request.sources.clone(),
+                    masks: masks.clone(),
+                }),
                 resume: resume.take(),
             };
             let (kind, with) = (Arc::clone(&kind), with.clone());
@@ -382,6 +428,29 @@ impl Runner {
         // The last lines come before the end.
         let _read = reading.await;
         ending
+    }
+}
+
+/// Connections of the environment, for kinds that name them.
+struct Given {
+    sources: Sources,
+    masks: Masks,
+}
+
+#[async_trait]
+impl Connections for Given {
+    async fn get(&self, id: &str) -> Result<Connection, Failure> {
+        let found = self
+            .sources
+            .look_up(&BTreeSet::from([id.to_owned()]), &BTreeSet::new())
+            .map_err(|error| Failure::permanent(error.to_string()))?;
+        found.mask(&self.masks);
+        found.connections.get(id).cloned().ok_or_else(|| {
+            Failure::permanent(format!("there is no connection `{id}`")).with_hint(format!(
+                "without a database it comes from the environment: `{}`",
+                Environment::connection_variable(id)
+            ))
+        })
     }
 }
 

@@ -39,6 +39,7 @@ async fn play_with(
             .collect(),
         outputs: BTreeMap::new(),
         slots: 4,
+        sources: Sources::default(),
     };
     let dag = Arc::new(dag.clone());
     run(dag, registry, request, CancellationToken::new(), |_| {}).await
@@ -554,6 +555,7 @@ proptest! {
             mocks: mocks.clone(),
             outputs: BTreeMap::new(),
             slots,
+            sources: Sources::default(),
         };
         let played = run(Arc::new(drawn.clone()), Registry::default(), request, CancellationToken::new(), |_| {});
         let report = runtime.block_on(played);

@@ -100,3 +100,11 @@ name_id!(
     /// The name of a pool.
     PoolName
 );
+name_id!(
+    /// The id of a connection.
+    ConnectionId
+);
+name_id!(
+    /// The name of a variable.
+    VariableName
+);

@@ -14,7 +14,10 @@ pub mod trigger_rule;
 pub use definition::{
     Catchup, Concurrency, Dag, Flow, Foreach, Group, Overlap, Param, ParamType, Params, ParamsError, Task,
 };
-pub use ids::{DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
+pub use ids::{
+    ConnectionId, DagId, InstanceId, PoolName, RunId, TaskId, VariableName, VersionId, WorkerId,
+    is_name,
+};
 pub use schedule::Schedule;
 pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};
 pub use trigger_rule::TriggerRule;

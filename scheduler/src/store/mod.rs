@@ -22,6 +22,7 @@ mod repair;
 mod retain;
 mod rows;
 mod runs;
+mod secrets;
 mod settle;
 mod text;
 mod trust;
@@ -55,6 +56,8 @@ pub use publish::{Published, PublishedFile, ToPublish, content_hash};
 pub use repair::Repaired;
 pub use retain::{Keep, Pass, Prune, Removed, Retention};
 pub use rows::*;
+pub use secrets::Kept;
+pub(crate) use secrets::{Sealed, SealedConnection, SealedVariable};
 pub use settle::{Ended, Ending, Item, Settled, Span};
 
 use crate::model::{Dag, VersionId};

@@ -8,6 +8,7 @@ mod plans;
 mod published_bugs;
 mod retain;
 mod schedules;
+pub(crate) mod secrets;
 pub(crate) mod witness;
 
 pub(crate) use check::mend_open_runs;

@@ -6,14 +6,12 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Failure, Log, LogStream};
+use crate::{Failure, LARGEST_OUTPUT_BYTES, Log, LogStream, output_too_large};
 
 /// Longer lines are split.
 const LINE_BYTES: usize = 64 * 1024;
 /// What is read at most once the process has ended: more than a pipe can hold of what it wrote itself.
 const AFTER_EXIT_BYTES: usize = 1024 * 1024;
-/// A larger output belongs in a file or a table of its own.
-const OUTPUT_BYTES: u64 = 256 * 1024;
 
 /// How the reading of a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,12 +159,10 @@ pub(super) fn read(file: &Path) -> Result<Value, Failure> {
     if !metadata.is_file() {
         return Err(refuse("the output is not a plain file".to_owned()));
     }
-    if metadata.len() > OUTPUT_BYTES {
-        return Err(Failure::permanent(format!(
-            "the output has {} bytes, {OUTPUT_BYTES} are allowed",
-            metadata.len()
-        ))
-        .with_hint("write large results to a file or an object, and its address to the output"));
+    // A file may hold blanks besides, but no reader wants a gigabyte of them.
+    let bytes = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    if bytes > LARGEST_OUTPUT_BYTES {
+        return Err(output_too_large(bytes));
     }
     let bytes = fs::read(file)
         .map_err(|error| Failure::retryable(format!("the output cannot be read: {error}")))?;

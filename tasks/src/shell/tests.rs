@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     CursorMove, CursorPosition, Durable, DurableError, FailureClass, Instance, Log, LogStream,
-    warden,
+    NoConnections, warden,
 };
 
 type Lines = mpsc::Receiver<(DateTime<Utc>, LogStream, String)>;
@@ -74,6 +74,7 @@ fn context_with_log(params: Value, capacity: usize) -> (Context, Lines) {
         cancel: CancellationToken::new(),
         durable: Arc::new(Nothing),
         orchestrator: Arc::new(crate::Alone),
+        connections: Arc::new(NoConnections),
         resume: None,
     };
     (context, lines)

@@ -1,11 +1,13 @@
 //! The REST API under `/api/v1`: the same questions and actions as the pages, for programs.
 
+pub(crate) mod connections;
 pub(crate) mod dags;
 pub(crate) mod input;
 pub(crate) mod pools;
 pub(crate) mod runs;
 pub(crate) mod tasks;
 mod types;
+pub(crate) mod variables;
 pub(crate) mod workers;
 
 use axum::{
@@ -32,6 +34,8 @@ const ACTOR: &str = "api";
         (name = "Runs", description = "What runs and ran"),
         (name = "Tasks", description = "The tasks of a run"),
         (name = "Pools", description = "How many tasks run at once"),
+        (name = "Connections", description = "How to reach services outside"),
+        (name = "Variables", description = "Values that templates read"),
         (name = "Workers", description = "What runs them"),
     ),
     paths(
@@ -39,6 +43,8 @@ const ACTOR: &str = "api";
         runs::list, runs::show, runs::cancel, runs::clear,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
         pools::list, pools::show, pools::set, pools::delete,
+        connections::list, connections::show, connections::set, connections::delete, connections::test,
+        variables::list, variables::show, variables::set, variables::delete,
         workers::list, workers::show,
     ),
 )]

@@ -9,6 +9,7 @@ use pinwheel_scheduler::{
         TaskState as ModelTaskState, TryOutcome,
         schedule::{Occurrence, Planned},
     },
+    secrets::{ShownConnection, ShownVariable, Source as StoredSource},
     store::{
         self, DagRow, ExecutionRow, InstanceRow, LogRow, PoolRow, RunRow, TryRow,
         UnservedQueue as UnservedRow, WorkerRow, WorkerState as StoreWorkerState,
@@ -560,6 +561,118 @@ impl From<PoolRow> for Pool {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Pools {
     pub(crate) pools: Vec<Pool>,
+}
+
+/// Where a connection or a variable comes from.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Source {
+    Database,
+    /// The environment of the process that answers.
+    Environment,
+    /// The same, and there is one of that name in the database, which it hides.
+    EnvironmentOverDatabase,
+}
+
+impl From<StoredSource> for Source {
+    fn from(source: StoredSource) -> Self {
+        match source {
+            StoredSource::Database => Self::Database,
+            StoredSource::Environment => Self::Environment,
+            StoredSource::EnvironmentOverDatabase => Self::EnvironmentOverDatabase,
+        }
+    }
+}
+
+/// A connection, without its secrets.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Connection {
+    #[schema(example = "warehouse")]
+    connection_id: String,
+    #[serde(rename = "type")]
+    #[schema(example = "postgres")]
+    connection_type: String,
+    host: Option<String>,
+    port: Option<u16>,
+    login: Option<String>,
+    /// Whether it has a password, which is never shown.
+    has_password: bool,
+    schema: Option<String>,
+    /// The names in `extra`; its values are never shown.
+    extra: Vec<String>,
+    description: String,
+    source: Source,
+    updated_at: Option<DateTime<Utc>>,
+    /// Why it cannot be read here, such as a key that this process does not have.
+    problem: Option<String>,
+}
+
+impl From<ShownConnection> for Connection {
+    fn from(shown: ShownConnection) -> Self {
+        Self {
+            connection_id: shown.connection_id,
+            connection_type: shown.connection_type,
+            host: shown.host,
+            port: shown.port,
+            login: shown.login,
+            has_password: shown.has_password,
+            schema: shown.schema,
+            extra: shown.extra,
+            description: shown.description,
+            source: shown.source.into(),
+            updated_at: shown.updated_at,
+            problem: shown.problem,
+        }
+    }
+}
+
+/// All connections.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Connections {
+    pub(crate) connections: Vec<Connection>,
+}
+
+/// What a test of a connection found.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConnectionTested {
+    pub(crate) ok: bool,
+    /// What answered, or why it does not work.
+    pub(crate) message: String,
+}
+
+/// A variable.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Variable {
+    #[schema(example = "region")]
+    name: String,
+    /// Text or any JSON. Null for a secret, which is never shown.
+    value: Option<Value>,
+    secret: bool,
+    description: String,
+    source: Source,
+    updated_at: Option<DateTime<Utc>>,
+    /// Why it cannot be read here.
+    problem: Option<String>,
+}
+
+impl From<ShownVariable> for Variable {
+    fn from(shown: ShownVariable) -> Self {
+        Self {
+            name: shown.name,
+            value: shown.value,
+            secret: shown.secret,
+            description: shown.description,
+            source: shown.source.into(),
+            updated_at: shown.updated_at,
+            problem: shown.problem,
+        }
+    }
+}
+
+/// All variables.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Variables {
+    pub(crate) variables: Vec<Variable>,
 }
 
 /// How a process of the engine does.

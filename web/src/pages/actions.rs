@@ -36,6 +36,8 @@ pub(crate) fn note(code: &str) -> Option<Note> {
         "cancelled" => "Cancelled. Running tasks are being stopped.",
         "cleared" => "Cleared: the tasks run again.",
         "pool_set" => "Set. What runs goes on; what is claimed next obeys it.",
+        "set" => "Set. Tasks that start from now on read it.",
+        "deleted" => "Deleted.",
         "pool_deleted" => "Deleted.",
         _ => return None,
     };

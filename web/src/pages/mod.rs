@@ -1,6 +1,7 @@
 //! The pages. Each module reads from the store, makes plain views, and lets a template write them.
 
 pub(crate) mod actions;
+pub(crate) mod connections;
 pub(crate) mod dag;
 pub(crate) mod dags;
 pub(crate) mod home;
@@ -11,6 +12,7 @@ pub(crate) mod runs;
 #[cfg(test)]
 mod samples;
 pub(crate) mod task;
+pub(crate) mod variables;
 mod view;
 pub(crate) mod workers;
 

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
 };
 
-use pinwheel_tasks::{FieldType, Outputs};
+use pinwheel_tasks::{FieldType, Outputs, connections::CONNECTION_KEYS};
 use toml::{Spanned, de::DeValue};
 
 use super::{
@@ -309,7 +309,8 @@ impl Checking<'_, '_, '_> {
         let Some((_, name)) = NAMES.iter().find(|(name, _)| name == root) else {
             return self.unknown_root(root, span, report);
         };
-        if self.reads == Reads::BeforeItStarts && matches!(root.as_str(), "outputs" | "try_number")
+        if self.reads == Reads::BeforeItStarts
+            && matches!(root.as_str(), "outputs" | "try_number" | "var" | "conn")
         {
             report.refuse(
                 span,
@@ -349,6 +350,26 @@ impl Checking<'_, '_, '_> {
                     Some(hint.to_owned()),
                 );
             }
+            (Name::Variables, []) => {
+                let hint = "name it, as in `var.region`, or `var[\"my-variable\"]`";
+                let message = "`var` needs the name of a variable";
+                report.refuse(span, message, "which variable?", Some(hint.to_owned()));
+            }
+            (Name::Connections, []) => {
+                let hint = "name it and its part, as in `conn.warehouse.host`";
+                let message = "`conn` needs the id of a connection";
+                report.refuse(span, message, "which connection?", Some(hint.to_owned()));
+            }
+            (Name::Connections, [id, part, ..]) if !CONNECTION_KEYS.contains(&part.as_str()) => {
+                let hint = report.guess(part, CONNECTION_KEYS, || {
+                    Some(format!(
+                        "it has {}; what is its own is in `extra`, as in `conn.{id}.extra.{part}`",
+                        quoted_list(CONNECTION_KEYS)
+                    ))
+                });
+                let message = format!("a connection has no {}", quoted(part));
+                report.refuse(span, message, "", hint);
+            }
             (Name::Outputs, [task, rest @ ..]) => self.output(task, rest.first(), span, report),
             (Name::Table(keys), [key, ..]) if !keys.contains(&key.as_str()) => {
                 let message = format!("`{root}` has no {}", quoted(key));
@@ -363,7 +384,16 @@ impl Checking<'_, '_, '_> {
                 let message = format!("`{root}` is a plain value and has no {}", quoted(key));
                 report.refuse(span, message, "", None);
             }
-            (Name::Params | Name::Table(_) | Name::Scalar | Name::Item | Name::ItemIndex, _) => {}
+            (
+                Name::Params
+                | Name::Variables
+                | Name::Connections
+                | Name::Table(_)
+                | Name::Scalar
+                | Name::Item
+                | Name::ItemIndex,
+                _,
+            ) => {}
         }
     }
 

@@ -13,6 +13,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, syntax::SyntaxConfig};
+use pinwheel_tasks::connections::CONNECTION_KEYS;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -46,6 +47,26 @@ pub struct Values {
     pub item: Option<(Value, i32)>,
 }
 
+/// What templates name beside them: looked up for each try, only what they name, and never kept.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    /// Variables by name.
+    pub variables: BTreeMap<String, Value>,
+    /// Connections by id, each a table.
+    pub connections: BTreeMap<String, Value>,
+}
+
+/// What the templates of a `with` table read that has to be fetched for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Tasks, for their outputs.
+    pub tasks: BTreeSet<String>,
+    /// Variables, by name.
+    pub variables: BTreeSet<String>,
+    /// Connections, by id.
+    pub connections: BTreeSet<String>,
+}
+
 /// A template that cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -65,6 +86,10 @@ pub(super) enum Name {
     Params,
     /// The outputs of tasks, by task and name.
     Outputs,
+    /// Variables, by name.
+    Variables,
+    /// Connections, by id and one of [`CONNECTION_KEYS`].
+    Connections,
     /// A table with just these keys.
     Table(&'static [&'static str]),
     /// Text or a number.
@@ -79,6 +104,8 @@ pub(super) enum Name {
 pub(super) const NAMES: [(&str, Name); 14] = [
     ("params", Name::Params),
     ("outputs", Name::Outputs),
+    ("var", Name::Variables),
+    ("conn", Name::Connections),
     ("dag", Name::Table(&["id"])),
     ("run", Name::Table(&["id"])),
     ("task", Name::Table(&["id"])),
@@ -99,7 +126,19 @@ pub(super) const NAMES: [(&str, Name); 14] = [
 /// # Errors
 /// The first template that names something that is not there, or fails otherwise.
 pub fn render(with: &Map<String, Value>, values: &Values) -> Result<Map<String, Value>, Error> {
-    let names = names(values);
+    render_with(with, values, &Secrets::default())
+}
+
+/// As [`render`], for templates that may name variables and connections.
+///
+/// # Errors
+/// The first template that names something that is not there, or fails otherwise.
+pub fn render_with(
+    with: &Map<String, Value>,
+    values: &Values,
+    secrets: &Secrets,
+) -> Result<Map<String, Value>, Error> {
+    let names = names(values, secrets);
     let context = minijinja::Value::from(minijinja::value::Serde(&names));
     let rendering = Rendering {
         names: &names,
@@ -130,10 +169,11 @@ pub fn render_text(called: &str, text: &str, values: &Values) -> Result<String, 
 ///
 /// # Errors
 /// It names something that is not there, or its value is neither true nor false.
-pub fn is_true(when: &str, values: &Values) -> Result<bool, Error> {
-    let rendered = render(
+pub fn is_true(when: &str, values: &Values, secrets: &Secrets) -> Result<bool, Error> {
+    let rendered = render_with(
         &Map::from_iter([("when".to_owned(), Value::String(when.to_owned()))]),
         values,
+        secrets,
     )?;
     let value = rendered.into_iter().next().map(|(_, value)| value);
     Ok(match value {
@@ -161,30 +201,41 @@ pub fn is_true(when: &str, values: &Values) -> Result<bool, Error> {
 
 /// The ids of the tasks whose outputs the templates of a `with` table read, so that no other output has to be fetched.
 pub fn tasks_read(with: &Map<String, Value>) -> BTreeSet<String> {
-    fn collect(value: &Value, tasks: &mut BTreeSet<String>) {
-        match value {
-            Value::String(text) if language::is_template(text) => {
-                let uses =
-                    language::read(text).map_or_else(|_| Vec::new(), |template| template.uses);
-                tasks.extend(uses.into_iter().filter_map(|used| match used.what {
-                    What::Path(path) => {
-                        match <[String; 2]>::try_from(path.into_iter().take(2).collect::<Vec<_>>())
-                        {
-                            Ok([root, task]) if root == "outputs" => Some(task),
-                            Ok(_) | Err(_) => None,
-                        }
-                    }
-                    What::Filter(_) | What::Test(_) | What::Function(_) | What::Method(_) => None,
-                }));
+    reads(with).tasks
+}
+
+/// What the templates of a `with` table read, so that nothing else has to be fetched.
+pub fn reads(with: &Map<String, Value>) -> Reads {
+    let mut reads = Reads::default();
+    with.values().for_each(|value| collect(value, &mut reads));
+    reads
+}
+
+fn collect(value: &Value, reads: &mut Reads) {
+    match value {
+        Value::String(text) if language::is_template(text) => {
+            let uses = language::read(text).map_or_else(|_| Vec::new(), |template| template.uses);
+            for used in uses {
+                let What::Path(path) = used.what else {
+                    continue;
+                };
+                let mut parts = path.into_iter();
+                let (Some(root), Some(name)) = (parts.next(), parts.next()) else {
+                    continue;
+                };
+                let of_root = match root.as_str() {
+                    "outputs" => &mut reads.tasks,
+                    "var" => &mut reads.variables,
+                    "conn" => &mut reads.connections,
+                    _ => continue,
+                };
+                of_root.insert(name);
             }
-            Value::Array(items) => items.iter().for_each(|item| collect(item, tasks)),
-            Value::Object(table) => table.values().for_each(|item| collect(item, tasks)),
-            Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, reads)),
+        Value::Object(table) => table.values().for_each(|item| collect(item, reads)),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-    let mut tasks = BTreeSet::new();
-    with.values().for_each(|value| collect(value, &mut tasks));
-    tasks
 }
 
 /// Names a filter that exists.
@@ -234,12 +285,14 @@ fn syntax() -> SyntaxConfig {
         .expect("the default delimiters are valid")
 }
 
-fn names(values: &Values) -> Map<String, Value> {
+fn names(values: &Values, secrets: &Secrets) -> Map<String, Value> {
     let text =
         |date: DateTime<Utc>| Value::String(date.to_rfc3339_opts(SecondsFormat::AutoSi, true));
     let names = json!({
         "params": values.params,
         "outputs": values.outputs,
+        "var": secrets.variables,
+        "conn": secrets.connections,
         "dag": { "id": values.dag_id },
         "run": { "id": values.run_id },
         "task": { "id": values.task_id },
@@ -375,6 +428,24 @@ impl Rendering<'_> {
                             format!("task {} left no output", quoted(part)),
                             "it was skipped, failed or has not run; a `default(…)` filter can stand in for it".to_owned(),
                         ));
+                    }
+                    (1, "var") => {
+                        let hint = format!(
+                            "`pinwheel variables set {part} …` makes it; a `default(…)` filter can stand in for it"
+                        );
+                        return Some((format!("there is no variable {}", quoted(part)), hint));
+                    }
+                    (1, "conn") => {
+                        let hint = format!("`pinwheel connections set {part} …` makes it");
+                        return Some((format!("there is no connection {}", quoted(part)), hint));
+                    }
+                    (2, "conn") if CONNECTION_KEYS.contains(&part.as_str()) => {
+                        let hint = format!(
+                            "set it with `pinwheel connections set {}`, or give a `default(…)`",
+                            parts[1]
+                        );
+                        let reason = format!("connection {} has no {part}", quoted(&parts[1]));
+                        return Some((reason, hint));
                     }
                     (_, "outputs") => format!(
                         "the output of {} has no {}",

@@ -85,7 +85,7 @@ fn the_names_are_airflows() {
     ] {
         assert_eq!(rendered(text).expect(text), expected, "{text}");
     }
-    let names = names(&values());
+    let names = names(&values(), &Secrets::default());
     assert_eq!(
         names.keys().collect::<Vec<_>>(),
         NAMES.iter().map(|(name, _)| name).collect::<Vec<_>>()
@@ -189,4 +189,82 @@ fn the_tasks_whose_outputs_are_read_are_known() {
         tasks_read(with.as_object().expect("a table")),
         BTreeSet::from(["land".to_owned(), "two".to_owned()])
     );
+}
+
+fn with_secrets(text: &str) -> Result<Value, Error> {
+    let with = json!({ "key": text }).as_object().expect("a table").clone();
+    let secrets = Secrets {
+        variables: BTreeMap::from([
+            ("region".to_owned(), json!("eu")),
+            ("limits".to_owned(), json!({ "rows": 5, "tags": ["a"] })),
+        ]),
+        connections: BTreeMap::from([(
+            "ware-house".to_owned(),
+            json!({ "id": "ware-house", "type": "postgres", "host": "db", "port": 5432, "extra": { "a": 1 }, "uri": "postgres://db:5432" }),
+        )]),
+    };
+    render_with(&with, &values(), &secrets)
+        .map(|mut with| with.remove("key").expect("the key stays"))
+}
+
+#[test]
+fn variables_and_connections_keep_their_types() {
+    for (text, expected) in [
+        ("{{ var.region }}", json!("eu")),
+        ("{{ var.limits }}", json!({ "rows": 5, "tags": ["a"] })),
+        ("{{ var.limits.rows }}", json!(5)),
+        ("{{ var.nope | default('x') }}", json!("x")),
+        ("{{ (var.nope | default({})).a | default(1) }}", json!(1)),
+        ("{{ conn['ware-house'].port }}", json!(5432)),
+        ("{{ conn['ware-house'].extra.a }}", json!(1)),
+        ("{{ conn['ware-house'].password is defined }}", json!(false)),
+        (
+            "jdbc:{{ conn['ware-house'].host }}/{{ var.region }}",
+            json!("jdbc:db/eu"),
+        ),
+    ] {
+        assert_eq!(with_secrets(text).expect(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_variable_or_connection_that_is_not_there_says_how_to_make_it() {
+    for (text, message, hint) in [
+        (
+            "{{ var.regio }}",
+            "cannot render `key`: `var.regio` is not there: there is no variable `regio`",
+            "`pinwheel variables set regio …` makes it; a `default(…)` filter can stand in for it",
+        ),
+        (
+            "{{ conn.db.host }}",
+            "cannot render `key`: `conn.db.host` is not there: there is no connection `db`",
+            "`pinwheel connections set db …` makes it",
+        ),
+        (
+            "{{ conn['ware-house'].password }}",
+            "cannot render `key`: `conn['ware-house'].password` is not there: connection `ware-house` has no password",
+            "set it with `pinwheel connections set ware-house`, or give a `default(…)`",
+        ),
+        (
+            "{{ conn['ware-house'].extra.b }}",
+            "cannot render `key`: `conn['ware-house'].extra.b` is not there: there is no `b`",
+            "there are `a`",
+        ),
+    ] {
+        let error = with_secrets(text).expect_err(text);
+        assert_eq!(
+            (error.message.as_str(), error.hint.as_deref()),
+            (message, Some(hint))
+        );
+    }
+}
+
+#[test]
+fn only_what_templates_name_is_read() {
+    let with = json!({ "a": "{{ var.x }} {{ conn.db.host }}", "b": ["{{ outputs.t.y ~ var['z'] }}", "var.no"] });
+    let reads = reads(with.as_object().expect("a table"));
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(reads.variables, set(&["x", "z"]));
+    assert_eq!(reads.connections, set(&["db"]));
+    assert_eq!(reads.tasks, set(&["t"]));
 }
