@@ -95,7 +95,8 @@ impl Scheduler {
             }
             let scheduled = self.store.schedule_due(shift).await?;
             let woken = self.store.wake(shift).await?;
-            let effects = scheduled.and(woken);
+            let backfilled = self.store.go_on_with_backfills().await?;
+            let effects = scheduled.and(woken).and(backfilled);
             if effects == Effects::default() {
                 return Ok(Some(CONTENDED));
             }

@@ -1,5 +1,6 @@
 //! The pure model: DAG file → validated graph, states, trigger rules, schedules, retries. No I/O and no clock here.
 
+pub mod backfill;
 pub mod dag_file;
 mod definition;
 mod ids;
@@ -11,7 +12,7 @@ pub mod template;
 pub mod trigger_rule;
 
 pub use definition::{Catchup, Concurrency, Dag, Param, ParamType, Params, ParamsError, Task};
-pub use ids::{DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
+pub use ids::{BackfillId, DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
 pub use schedule::Schedule;
 pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};
 pub use trigger_rule::TriggerRule;
