@@ -9,9 +9,7 @@ use super::{RunState, Schedule, schedule::DataInterval};
 pub const MOST_DATES: usize = 10_000;
 
 /// Whether dates that have a run already run again, as Airflow's `reprocess_behavior`.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "reprocess", rename_all = "lowercase")]
 pub enum Reprocess {
@@ -268,7 +266,12 @@ mod tests {
         let found: Vec<_> = found.iter().map(DataInterval::logical_date).collect();
         assert_eq!(
             found,
-            ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"].map(at)
+            [
+                "2026-01-01T00:00:00Z",
+                "2026-01-02T00:00:00Z",
+                "2026-01-03T00:00:00Z"
+            ]
+            .map(at)
         );
     }
 
@@ -312,7 +315,12 @@ mod tests {
     #[test]
     fn a_range_without_dates_is_refused_with_the_reason() {
         let find = |from: &str, to: &str| {
-            dates(&daily(Tz::UTC), at(from), at(to), at("2026-01-10T00:00:00Z"))
+            dates(
+                &daily(Tz::UTC),
+                at(from),
+                at(to),
+                at("2026-01-10T00:00:00Z"),
+            )
         };
         assert!(matches!(
             find("2026-01-03T00:00:00Z", "2026-01-01T00:00:00Z"),

@@ -12,7 +12,9 @@ pub mod template;
 pub mod trigger_rule;
 
 pub use definition::{Catchup, Concurrency, Dag, Param, ParamType, Params, ParamsError, Task};
-pub use ids::{BackfillId, DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
+pub use ids::{
+    BackfillId, DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name,
+};
 pub use schedule::Schedule;
 pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};
 pub use trigger_rule::TriggerRule;

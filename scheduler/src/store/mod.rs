@@ -44,7 +44,8 @@ use sqlx::{
 };
 
 pub use backfills::{
-    BackfillDateRow, BackfillFilter, BackfillRow, NewBackfill, OpenRuns, PlannedDate, Progress, Steer,
+    BackfillDateRow, BackfillFilter, BackfillRow, NewBackfill, OpenRuns, PlannedDate, Progress,
+    Steer,
 };
 pub use check::{Checked, Finding, FindingKind};
 pub use claim::{Appetite, Claimed, Execution, Taken};

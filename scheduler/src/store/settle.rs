@@ -686,10 +686,9 @@ impl Store {
         let backfills = sqlx::query_file_scalar!("src/store/queries/lock_dags.sql", &dags)
             .fetch_all(&mut *connection)
             .await?;
-        let mut started =
-            sqlx::query_file_as!(Started, "src/store/queries/start_runs.sql", &dags)
-                .fetch_all(&mut *connection)
-                .await?;
+        let mut started = sqlx::query_file_as!(Started, "src/store/queries/start_runs.sql", &dags)
+            .fetch_all(&mut *connection)
+            .await?;
         for backfill_id in backfills.into_iter().flatten() {
             let begun = self.advance_backfill(connection, backfill_id, step).await?;
             started.extend(begun);
