@@ -432,7 +432,8 @@ async fn every_unsafe_route_refuses_another_site() {
             .replace("{dag}", "pins")
             .replace("{run}", &run.to_string())
             .replace("{task}", "land")
-            .replace("{pool}", "default");
+            .replace("{pool}", "default")
+            .replace("{backfill}", "1");
         let attacks: [&[(&str, &str)]; 7] = [
             &[],
             &[

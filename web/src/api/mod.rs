@@ -1,5 +1,6 @@
 //! The REST API under `/api/v1`: the same questions and actions as the pages, for programs.
 
+pub(crate) mod backfills;
 pub(crate) mod dags;
 pub(crate) mod input;
 pub(crate) mod pools;
@@ -30,6 +31,7 @@ const ACTOR: &str = "api";
     tags(
         (name = "DAGs", description = "What can run"),
         (name = "Runs", description = "What runs and ran"),
+        (name = "Backfills", description = "Ranges of logical dates that are run on purpose"),
         (name = "Tasks", description = "The tasks of a run"),
         (name = "Pools", description = "How many tasks run at once"),
         (name = "Workers", description = "What runs them"),
@@ -37,6 +39,8 @@ const ACTOR: &str = "api";
     paths(
         dags::list, dags::show, dags::trigger, dags::pause, dags::unpause,
         runs::list, runs::show, runs::cancel, runs::clear,
+        backfills::list, backfills::show, backfills::dates, backfills::create, backfills::dry_run, backfills::pause,
+        backfills::resume, backfills::cancel,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
         pools::list, pools::show, pools::set, pools::delete,
         workers::list, workers::show,

@@ -363,6 +363,7 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
     let head = HeadRegion {
         dag: DagLine::new(&row, words),
     };
+    let backfills = super::backfills::of_dag(&state, &dag).await?;
     let list = RunsRegion {
         dag,
         columns,
@@ -378,5 +379,6 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
             name: "runs",
             html: Html::of(&list)?,
         },
+        backfills,
     ])
 }

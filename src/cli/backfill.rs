@@ -1,0 +1,518 @@
+//! `pinwheel backfill`: a range of logical dates of a DAG, run on purpose.
+
+use std::fmt::Write;
+
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use clap::{Args, Subcommand, ValueEnum};
+use pinwheel_scheduler::{
+    model::{
+        BackfillId, DagId,
+        backfill::{BackfillState, DateAction, DateState, Direction, OnFailure, Reprocess},
+    },
+    store::{
+        BackfillDateRow, BackfillFilter, BackfillRow, NewBackfill, OpenRuns, PlannedDate, Progress,
+        Steer,
+    },
+};
+use serde_json::json;
+
+use super::{client, dags, output};
+use crate::{failure::Result, settings::Settings};
+
+/// So many dates people are shown; `--json` has all.
+const SHOWN: usize = 50;
+
+/// `pinwheel backfill …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every logical date of a range, by the DAG's schedule
+    #[command(after_help = "\
+Examples:
+  pinwheel backfill create pinterest_daily --from 2026-01-01 --to 2026-01-31 --dry-run
+  pinwheel backfill create pinterest_daily --from 2026-01-01 --to 2026-01-31 --max-active-runs 4
+  pinwheel backfill create pinterest_daily --from 2026-01-01 --to 2026-01-31 --reprocess failed --backwards
+
+A date has one run: where there is one, it is left alone or runs again, as --reprocess says. Dates whose data interval is
+not over are left out. Exits with 2 when nothing is to do.")]
+    Create(Create),
+    /// List the newest backfills
+    List(List),
+    /// Show one backfill: its progress and its dates
+    Show(Show),
+    /// Begin no more runs of a backfill; what runs goes on
+    Pause(One),
+    /// Let a backfill go on that was paused, or has stopped at a failure
+    Resume(One),
+    /// End a backfill; dates whose turn has not come are not touched
+    Cancel(Cancel),
+}
+
+/// Arguments of `backfill create`.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// The DAG
+    #[arg(value_parser = client::dag_id, value_name = "DAG")]
+    dag: DagId,
+    /// The first logical date: a day, or an instant as RFC 3339; a day begins in UTC
+    #[arg(long, value_parser = first_instant, value_name = "DATE")]
+    from: DateTime<Utc>,
+    /// The last logical date, inclusive: a day means all of it
+    #[arg(long, value_parser = last_instant, value_name = "DATE")]
+    to: DateTime<Utc>,
+    /// What becomes of dates that have a run
+    #[arg(long, value_enum, default_value_t = Again::None)]
+    reprocess: Again,
+    /// How many of its runs may be running at once [default: as many as the DAG allows its own]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "NUMBER")]
+    max_active_runs: Option<u32>,
+    /// Begin with the newest date
+    #[arg(long)]
+    backwards: bool,
+    /// Begin nothing more once a run has failed, until it is resumed
+    #[arg(long)]
+    stop_on_failure: bool,
+    /// A param of every run; may be given several times
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    params: Vec<String>,
+    /// Only list the dates, the state of their runs and what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What becomes of dates that have a run, as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Again {
+    /// They are left alone
+    None,
+    /// They run again if their run failed or was cancelled
+    Failed,
+    /// They run again
+    All,
+}
+
+impl From<Again> for Reprocess {
+    fn from(again: Again) -> Self {
+        match again {
+            Again::None => Self::None,
+            Again::Failed => Self::Failed,
+            Again::All => Self::All,
+        }
+    }
+}
+
+/// Arguments of `backfill list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only of this DAG
+    #[arg(value_parser = client::dag_id, value_name = "DAG")]
+    dag: Option<DagId>,
+    /// At most so many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=500))]
+    limit: i64,
+    /// Only backfills before this one
+    #[arg(long, value_name = "BACKFILL")]
+    before: Option<BackfillId>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `backfill show`.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The backfill's number
+    backfill: BackfillId,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `backfill pause` and `backfill resume`.
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// The backfill's number
+    backfill: BackfillId,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `backfill cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The backfill's number
+    backfill: BackfillId,
+    /// Cancel its runs as well that have begun
+    #[arg(long)]
+    running: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn first_instant(text: &str) -> std::result::Result<DateTime<Utc>, String> {
+    instant(text, NaiveTime::MIN)
+}
+
+fn last_instant(text: &str) -> std::result::Result<DateTime<Utc>, String> {
+    let end = NaiveTime::from_hms_micro_opt(23, 59, 59, 999_999).expect("it is a time of day");
+    instant(text, end)
+}
+
+/// An instant, or this time of a day.
+fn instant(text: &str, time: NaiveTime) -> std::result::Result<DateTime<Utc>, String> {
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(day.and_time(time).and_utc());
+    }
+    DateTime::parse_from_rfc3339(text)
+        .map(|instant| instant.to_utc())
+        .map_err(|_| {
+            "expected a day such as `2026-01-31`, or an instant such as `2026-01-31T02:00:00Z`"
+                .to_owned()
+        })
+}
+
+impl Command {
+    pub(crate) async fn run(self, settings: &Settings) -> Result<()> {
+        match self {
+            Self::Create(arguments) => create(settings, arguments).await,
+            Self::List(arguments) => list(settings, arguments).await,
+            Self::Show(arguments) => show(settings, &arguments).await,
+            Self::Pause(arguments) => steer(settings, &arguments, Steer::Pause).await,
+            Self::Resume(arguments) => steer(settings, &arguments, Steer::Resume).await,
+            Self::Cancel(arguments) => cancel(settings, &arguments).await,
+        }
+    }
+}
+
+async fn create(settings: &Settings, arguments: Create) -> Result<()> {
+    let store = client::connect(settings).await?;
+    let dag = dags::known(&store, &arguments.dag).await?;
+    let definition = store.definition(dag.version_id).await?;
+    let new = NewBackfill {
+        params: dags::read_params(&definition, &arguments.params)?,
+        dag_id: arguments.dag,
+        from: arguments.from,
+        to: arguments.to,
+        reprocess: arguments.reprocess.into(),
+        direction: if arguments.backwards {
+            Direction::Backwards
+        } else {
+            Direction::Forwards
+        },
+        on_failure: if arguments.stop_on_failure {
+            OnFailure::Stop
+        } else {
+            OnFailure::Continue
+        },
+        max_active_runs: arguments.max_active_runs,
+        actor: client::actor(),
+    };
+    if arguments.dry_run {
+        let planned = store.plan_backfill(&new).await?;
+        if arguments.json {
+            return output::json(&json!({ "dag_id": new.dag_id, "dates": planned }));
+        }
+        return output::text(&plan(&planned));
+    }
+    let backfill_id = store.create_backfill(&new).await?;
+    client::ring(&store).await;
+    let backfill = store.backfill(backfill_id).await?;
+    if arguments.json {
+        return output::json(&backfill);
+    }
+    let mut text = format!(
+        "backfill {backfill_id} of {} is made: {} dates, {} of them are left alone",
+        backfill.dag_id, backfill.progress.total, backfill.progress.left_alone
+    );
+    if backfill.dag_is_paused {
+        write!(
+            text,
+            "\nits DAG is paused: `pinwheel dags unpause {}` lets it begin",
+            backfill.dag_id
+        )
+        .expect("a string takes every text");
+    }
+    output::text(&text)
+}
+
+/// What a backfill would do, for people.
+fn plan(planned: &[PlannedDate]) -> String {
+    let rows = planned.iter().map(|date| {
+        [
+            output::time(date.logical_date),
+            output::time(date.data_interval_end),
+            date.run_id
+                .map_or_else(|| "-".to_owned(), |run| run.to_string()),
+            date.run_state
+                .map_or_else(|| "no run".to_owned(), |state| output::word(&state)),
+            match date.action {
+                DateAction::Make => "make a run".to_owned(),
+                DateAction::Clear => "clear it".to_owned(),
+                DateAction::Leave => "leave it alone".to_owned(),
+            },
+        ]
+    });
+    let count = |action| planned.iter().filter(|date| date.action == action).count();
+    format!(
+        "{}\n\n{} dates: {} runs to make, {} to clear, {} left alone; nothing was done",
+        output::columns(
+            ["logical date", "interval ends", "run", "state", "it would"],
+            rows
+        ),
+        planned.len(),
+        count(DateAction::Make),
+        count(DateAction::Clear),
+        count(DateAction::Leave),
+    )
+}
+
+async fn list(settings: &Settings, arguments: List) -> Result<()> {
+    let store = client::connect(settings).await?;
+    let backfills = store
+        .backfills(&BackfillFilter {
+            dag_id: arguments.dag,
+            before: arguments.before,
+            limit: arguments.limit,
+        })
+        .await?;
+    if arguments.json {
+        return output::json(&backfills);
+    }
+    let rows = backfills.iter().map(|backfill| {
+        [
+            backfill.backfill_id.to_string(),
+            backfill.dag_id.to_string(),
+            state(backfill),
+            output::time(backfill.from),
+            output::time(backfill.to),
+            output::word(&backfill.reprocess),
+            progress(&backfill.progress),
+        ]
+    });
+    output::text(&output::columns(
+        [
+            "backfill",
+            "dag",
+            "state",
+            "from",
+            "to",
+            "reprocess",
+            "progress",
+        ],
+        rows,
+    ))
+}
+
+async fn show(settings: &Settings, arguments: &Show) -> Result<()> {
+    let store = client::connect(settings).await?;
+    let backfill = store.backfill(arguments.backfill).await?;
+    let dates = store
+        .backfill_dates(arguments.backfill, 0, i64::MAX)
+        .await?;
+    if arguments.json {
+        let mut shown = serde_json::to_value(&backfill).expect("a row has only text keys");
+        shown["dates"] = json!(dates);
+        return output::json(&shown);
+    }
+    output::text(&description(&backfill, &dates))
+}
+
+/// A backfill and its dates, for people.
+fn description(backfill: &BackfillRow, dates: &[BackfillDateRow]) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| {
+        writeln!(text, "{label:13} {value}").expect("a string takes every text");
+    };
+    line(
+        "backfill",
+        &format!("{} of {}", backfill.backfill_id, backfill.dag_id),
+    );
+    line("state", &state(backfill));
+    line(
+        "range",
+        &format!(
+            "{} to {}, {}",
+            output::time(backfill.from),
+            output::time(backfill.to),
+            output::word(&backfill.direction)
+        ),
+    );
+    line("reprocess", &output::word(&backfill.reprocess));
+    line("at once", &format!("{} runs", backfill.max_active_runs));
+    line(
+        "on failure",
+        match backfill.on_failure {
+            OnFailure::Continue => "go on",
+            OnFailure::Stop => "stop until it is resumed",
+        },
+    );
+    if !backfill.params.is_empty() {
+        line("params", &json!(backfill.params).to_string());
+    }
+    line("made by", &backfill.created_by);
+    line("progress", &progress(&backfill.progress));
+    let rows = dates.iter().take(SHOWN).map(|date| {
+        [
+            output::time(date.logical_date),
+            date.run_id
+                .map_or_else(|| "-".to_owned(), |run| run.to_string()),
+            date.run_state
+                .map_or_else(|| "-".to_owned(), |state| output::word(&state)),
+            match date.state {
+                DateState::Waiting => "its turn has not come",
+                DateState::Made => "the run was made",
+                DateState::Cleared => "the run was cleared",
+                DateState::Left => "left alone",
+                DateState::Cancelled => "cancelled before its turn",
+            }
+            .to_owned(),
+        ]
+    });
+    text.push('\n');
+    text.push_str(&output::columns(
+        ["logical date", "run", "state", "what was done"],
+        rows,
+    ));
+    if dates.len() > SHOWN {
+        write!(text, "\nand {} more: --json has all", dates.len() - SHOWN)
+            .expect("a string takes every text");
+    }
+    text
+}
+
+fn state(backfill: &BackfillRow) -> String {
+    match backfill.state {
+        BackfillState::Running if backfill.dag_is_paused => "running (DAG paused)".to_owned(),
+        BackfillState::Stopped => "stopped at a failure".to_owned(),
+        state @ (BackfillState::Running
+        | BackfillState::Paused
+        | BackfillState::Success
+        | BackfillState::Failed
+        | BackfillState::Cancelled) => state.name().to_owned(),
+    }
+}
+
+/// What is not zero, and of how many.
+fn progress(progress: &Progress) -> String {
+    let counts = [
+        (progress.success, "success"),
+        (progress.failed, "failed"),
+        (progress.cancelled, "cancelled"),
+        (progress.running, "running"),
+        (progress.waiting, "waiting"),
+        (progress.left_alone, "left alone"),
+        (progress.removed, "removed"),
+    ];
+    let words: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    format!("{} of {}", words.join(", "), progress.total)
+}
+
+async fn steer(settings: &Settings, arguments: &One, steer: Steer) -> Result<()> {
+    let store = client::connect(settings).await?;
+    store
+        .steer_backfill(arguments.backfill, steer, &client::actor())
+        .await?;
+    client::ring(&store).await;
+    say(&store, arguments.backfill, arguments.json).await
+}
+
+async fn cancel(settings: &Settings, arguments: &Cancel) -> Result<()> {
+    let store = client::connect(settings).await?;
+    let open_runs = if arguments.running {
+        OpenRuns::Cancel
+    } else {
+        OpenRuns::Keep
+    };
+    store
+        .cancel_backfill(arguments.backfill, open_runs, &client::actor())
+        .await?;
+    client::ring(&store).await;
+    say(&store, arguments.backfill, arguments.json).await
+}
+
+async fn say(
+    store: &pinwheel_scheduler::store::Store,
+    backfill_id: BackfillId,
+    as_json: bool,
+) -> Result<()> {
+    let backfill = store.backfill(backfill_id).await?;
+    if as_json {
+        return output::json(&backfill);
+    }
+    output::text(&format!(
+        "backfill {backfill_id} is {}: {}",
+        state(&backfill),
+        progress(&backfill.progress)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use pinwheel_scheduler::model::{RunId, RunState};
+
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().expect("an instant")
+    }
+
+    #[test]
+    fn a_day_is_all_of_it_in_a_range() {
+        assert_eq!(first_instant("2026-01-31"), Ok(at("2026-01-31T00:00:00Z")));
+        assert_eq!(
+            last_instant("2026-01-31"),
+            Ok(at("2026-01-31T23:59:59.999999Z"))
+        );
+        for read in [first_instant, last_instant] {
+            assert_eq!(
+                read("2026-01-31T03:00:00+01:00"),
+                Ok(at("2026-01-31T02:00:00Z"))
+            );
+            assert!(read("yesterday").is_err());
+        }
+    }
+
+    #[test]
+    fn people_read_what_a_backfill_would_do() {
+        let date = |day: &str, run: Option<(i64, RunState)>, action| PlannedDate {
+            logical_date: at(&format!("2026-01-{day}T02:00:00Z")),
+            data_interval_end: at(&format!("2026-01-{day}T02:00:00Z")) + chrono::TimeDelta::days(1),
+            run_id: run.map(|(run, _)| RunId(run)),
+            run_state: run.map(|(_, state)| state),
+            action,
+        };
+        insta::assert_snapshot!(plan(&[
+            date("01", None, DateAction::Make),
+            date("02", Some((7, RunState::Failed)), DateAction::Clear),
+            date("03", Some((8, RunState::Success)), DateAction::Leave),
+        ]), @"
+        LOGICAL DATE          INTERVAL ENDS         RUN  STATE    IT WOULD
+        2026-01-01 02:00:00Z  2026-01-02 02:00:00Z  -    no run   make a run
+        2026-01-02 02:00:00Z  2026-01-03 02:00:00Z  7    failed   clear it
+        2026-01-03 02:00:00Z  2026-01-04 02:00:00Z  8    success  leave it alone
+
+        3 dates: 1 runs to make, 1 to clear, 1 left alone; nothing was done
+        ");
+    }
+
+    #[test]
+    fn people_read_how_far_a_backfill_is() {
+        let half = Progress {
+            total: 9,
+            success: 3,
+            failed: 1,
+            running: 2,
+            waiting: 3,
+            ..Progress::default()
+        };
+        insta::assert_snapshot!(progress(&half), @"3 success, 1 failed, 2 running, 3 waiting of 9");
+    }
+}
