@@ -1,23 +1,27 @@
 //! `pinwheel backfill`: a range of logical dates of a DAG, run on purpose.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use pinwheel_scheduler::{
+    engine::Changes,
     model::{
         BackfillId, DagId,
         backfill::{BackfillState, DateAction, DateState, Direction, OnFailure, Reprocess},
     },
     store::{
         BackfillDateRow, BackfillFilter, BackfillRow, NewBackfill, OpenRuns, PlannedDate, Progress,
-        Steer,
+        Steer, Store,
     },
 };
 use serde_json::json;
 
 use super::{client, dags, output};
-use crate::{failure::Result, settings::Settings};
+use crate::{
+    failure::{Failure, Result},
+    settings::Settings,
+};
 
 /// So many dates people are shown; `--json` has all.
 const SHOWN: usize = 50;
@@ -33,7 +37,7 @@ Examples:
   pinwheel backfill create pinterest_daily --from 2026-01-01 --to 2026-01-31 --reprocess failed --backwards
 
 A date has one run: where there is one, it is left alone or runs again, as --reprocess says. Dates whose data interval is
-not over are left out. Exits with 2 when nothing is to do.")]
+not over are left out. Exits with 2 when nothing is to do, with 1 when it waited and a run did not succeed.")]
     Create(Create),
     /// List the newest backfills
     List(List),
@@ -75,8 +79,11 @@ pub(crate) struct Create {
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
     /// Only list the dates, the state of their runs and what would be done
-    #[arg(long)]
+    #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
+    /// Wait until it is over, or has stopped at a failure
+    #[arg(long)]
+    wait: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -218,8 +225,15 @@ async fn create(settings: &Settings, arguments: Create) -> Result<()> {
         }
         return output::text(&plan(&planned));
     }
+    // Armed before the backfill exists, so that no change is missed.
+    let mut changes = Changes::listen(&store).await?;
     let backfill_id = store.create_backfill(&new).await?;
     client::ring(&store).await;
+    if arguments.wait {
+        wait_until_over(&store, backfill_id, &mut changes).await?;
+        say(&store, backfill_id, arguments.json).await?;
+        return verdict(&store.backfill(backfill_id).await?);
+    }
     let backfill = store.backfill(backfill_id).await?;
     if arguments.json {
         return output::json(&backfill);
@@ -237,6 +251,36 @@ async fn create(settings: &Settings, arguments: Create) -> Result<()> {
         .expect("a string takes every text");
     }
     output::text(&text)
+}
+
+/// Waits until nothing more happens by itself.
+async fn wait_until_over(
+    store: &Store,
+    backfill_id: BackfillId,
+    changes: &mut Changes,
+) -> Result<()> {
+    loop {
+        let backfill = store.backfill(backfill_id).await?;
+        let has_stopped =
+            backfill.state == BackfillState::Stopped && backfill.progress.running == 0;
+        if backfill.state.is_final() || has_stopped {
+            return Ok(());
+        }
+        // A notification can be lost with its connection; looking now and then costs nothing.
+        let _look_anyway = tokio::time::timeout(Duration::from_secs(2), changes.next()).await;
+    }
+}
+
+fn verdict(backfill: &BackfillRow) -> Result<()> {
+    if backfill.state == BackfillState::Success {
+        return Ok(());
+    }
+    let id = backfill.backfill_id;
+    Err(
+        Failure::failed(format!("backfill {id} is {}", state(backfill))).hint(format!(
+            "`pinwheel backfill show {id}` says which dates failed"
+        )),
+    )
 }
 
 /// What a backfill would do, for people.
@@ -438,11 +482,7 @@ async fn cancel(settings: &Settings, arguments: &Cancel) -> Result<()> {
     say(&store, arguments.backfill, arguments.json).await
 }
 
-async fn say(
-    store: &pinwheel_scheduler::store::Store,
-    backfill_id: BackfillId,
-    as_json: bool,
-) -> Result<()> {
+async fn say(store: &Store, backfill_id: BackfillId, as_json: bool) -> Result<()> {
     let backfill = store.backfill(backfill_id).await?;
     if as_json {
         return output::json(&backfill);

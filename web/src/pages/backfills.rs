@@ -8,7 +8,7 @@ use axum::{
 };
 use pinwheel_scheduler::{
     model::{
-        BackfillId, Params,
+        BackfillId, Dag, Params,
         backfill::{BackfillState, DateAction, DateState, Direction, OnFailure, Reprocess},
     },
     store::{
@@ -101,6 +101,7 @@ struct PlanLine {
 #[template(path = "backfills_table.html")]
 struct BackfillsTable {
     headline: &'static str,
+    is_hidden: bool,
     dag: String,
     backfills: Vec<BackfillLine>,
     /// They are on the page of the DAG, which leads to the page of all.
@@ -355,6 +356,7 @@ async fn regions(
     };
     let table = BackfillsTable {
         headline: "Backfills",
+        is_hidden: false,
         backfills: list(&state, &dag, LISTED).await?,
         dag,
         leads_on: false,
@@ -378,12 +380,18 @@ async fn list(state: &WebState, dag: &str, limit: i64) -> Result<Vec<BackfillLin
     Ok(backfills.iter().map(BackfillLine::from).collect())
 }
 
-/// The newest backfills as the page of the DAG shows them.
-pub(super) async fn of_dag(state: &WebState, dag: &str) -> Result<Region, Failure> {
+/// The newest backfills as the page of the DAG shows them: nothing for a DAG that has neither a schedule nor any.
+pub(super) async fn of_dag(
+    state: &WebState,
+    dag: &str,
+    definition: &Dag,
+) -> Result<Region, Failure> {
+    let backfills = list(state, dag, LATEST).await?;
     let table = BackfillsTable {
         headline: "Newest backfills",
         dag: dag.to_owned(),
-        backfills: list(state, dag, LATEST).await?,
+        is_hidden: backfills.is_empty() && definition.schedule.is_none(),
+        backfills,
         leads_on: true,
         shown: 0,
         dates: Vec::new(),

@@ -363,7 +363,7 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
     let head = HeadRegion {
         dag: DagLine::new(&row, words),
     };
-    let backfills = super::backfills::of_dag(&state, &dag).await?;
+    let backfills = super::backfills::of_dag(&state, &dag, &definition).await?;
     let list = RunsRegion {
         dag,
         columns,
