@@ -2,12 +2,13 @@
 
 use std::{fmt::Write, time::Duration};
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
+use chrono_tz::Tz;
 use clap::{Args, Subcommand, ValueEnum};
 use pinwheel_scheduler::{
     engine::Changes,
     model::{
-        BackfillId, DagId,
+        BackfillId, DagId, Schedule,
         backfill::{BackfillState, DateAction, DateState, Direction, OnFailure, Reprocess},
     },
     store::{
@@ -57,12 +58,12 @@ pub(crate) struct Create {
     /// The DAG
     #[arg(value_parser = client::dag_id, value_name = "DAG")]
     dag: DagId,
-    /// The first logical date: a day, or an instant as RFC 3339; a day begins in UTC
-    #[arg(long, value_parser = first_instant, value_name = "DATE")]
-    from: DateTime<Utc>,
+    /// The first logical date: a day in the schedule's time zone, or an instant as RFC 3339
+    #[arg(long, value_parser = end, value_name = "DATE")]
+    from: End,
     /// The last logical date, inclusive: a day means all of it
-    #[arg(long, value_parser = last_instant, value_name = "DATE")]
-    to: DateTime<Utc>,
+    #[arg(long, value_parser = end, value_name = "DATE")]
+    to: End,
     /// What becomes of dates that have a run
     #[arg(long, value_enum, default_value_t = Again::None)]
     reprocess: Again,
@@ -160,26 +161,51 @@ pub(crate) struct Cancel {
     json: bool,
 }
 
-fn first_instant(text: &str) -> std::result::Result<DateTime<Utc>, String> {
-    instant(text, NaiveTime::MIN)
+/// An end of a range as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Instant(DateTime<Utc>),
+    /// All of a day, in the zone of the schedule.
+    Day(NaiveDate),
 }
 
-fn last_instant(text: &str) -> std::result::Result<DateTime<Utc>, String> {
-    let end = NaiveTime::from_hms_micro_opt(23, 59, 59, 999_999).expect("it is a time of day");
-    instant(text, end)
-}
-
-/// An instant, or this time of a day.
-fn instant(text: &str, time: NaiveTime) -> std::result::Result<DateTime<Utc>, String> {
-    if let Ok(day) = text.parse::<NaiveDate>() {
-        return Ok(day.and_time(time).and_utc());
+fn end(text: &str) -> std::result::Result<End, String> {
+    if let Ok(day) = text.parse() {
+        return Ok(End::Day(day));
     }
     DateTime::parse_from_rfc3339(text)
-        .map(|instant| instant.to_utc())
+        .map(|instant| End::Instant(instant.to_utc()))
         .map_err(|_| {
             "expected a day such as `2026-01-31`, or an instant such as `2026-01-31T02:00:00Z`"
                 .to_owned()
         })
+}
+
+impl End {
+    fn first(self, zone: Tz) -> DateTime<Utc> {
+        match self {
+            Self::Instant(instant) => instant,
+            Self::Day(day) => begin(day, zone),
+        }
+    }
+
+    fn last(self, zone: Tz) -> DateTime<Utc> {
+        match self {
+            Self::Instant(instant) => instant,
+            Self::Day(day) => begin(day + Days::new(1), zone) - TimeDelta::microseconds(1),
+        }
+    }
+}
+
+/// The first instant of a day. Where the clock skips midnight, the day begins later.
+fn begin(day: NaiveDate, zone: Tz) -> DateTime<Utc> {
+    let midnight = day.and_time(NaiveTime::MIN);
+    (0..=24)
+        .find_map(|hours| {
+            zone.from_local_datetime(&(midnight + TimeDelta::hours(hours)))
+                .earliest()
+        })
+        .map_or_else(|| midnight.and_utc(), |instant| instant.to_utc())
 }
 
 impl Command {
@@ -199,11 +225,13 @@ async fn create(settings: &Settings, arguments: Create) -> Result<()> {
     let store = client::connect(settings).await?;
     let dag = dags::known(&store, &arguments.dag).await?;
     let definition = store.definition(dag.version_id).await?;
+    // A DAG without a schedule is refused by the store.
+    let zone = definition.schedule.as_ref().map_or(Tz::UTC, Schedule::zone);
     let new = NewBackfill {
         params: dags::read_params(&definition, &arguments.params)?,
         dag_id: arguments.dag,
-        from: arguments.from,
-        to: arguments.to,
+        from: arguments.from.first(zone),
+        to: arguments.to.last(zone),
         reprocess: arguments.reprocess.into(),
         direction: if arguments.backwards {
             Direction::Backwards
@@ -505,19 +533,39 @@ mod tests {
     }
 
     #[test]
-    fn a_day_is_all_of_it_in_a_range() {
-        assert_eq!(first_instant("2026-01-31"), Ok(at("2026-01-31T00:00:00Z")));
+    fn a_day_is_all_of_it_by_the_clock_of_the_schedule() {
+        let range = |day: &str, zone| {
+            let day = end(day).expect("a day");
+            (day.first(zone), day.last(zone))
+        };
         assert_eq!(
-            last_instant("2026-01-31"),
-            Ok(at("2026-01-31T23:59:59.999999Z"))
+            range("2026-01-31", Tz::UTC),
+            (
+                at("2026-01-31T00:00:00Z"),
+                at("2026-01-31T23:59:59.999999Z")
+            )
         );
-        for read in [first_instant, last_instant] {
-            assert_eq!(
-                read("2026-01-31T03:00:00+01:00"),
-                Ok(at("2026-01-31T02:00:00Z"))
-            );
-            assert!(read("yesterday").is_err());
-        }
+        assert_eq!(
+            range("2026-03-29", Tz::Europe__London),
+            (
+                at("2026-03-29T00:00:00Z"),
+                at("2026-03-29T22:59:59.999999Z")
+            ),
+            "a day of 23 hours"
+        );
+        assert_eq!(
+            range("2026-09-06", Tz::America__Santiago),
+            (
+                at("2026-09-06T04:00:00Z"),
+                at("2026-09-07T02:59:59.999999Z")
+            ),
+            "a day that begins at one"
+        );
+        assert_eq!(
+            end("2026-01-31T03:00:00+01:00"),
+            Ok(End::Instant(at("2026-01-31T02:00:00Z")))
+        );
+        assert!(end("yesterday").is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Backfills: which runs begin when, and what becomes of them.
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::{claim, ended, number, register, sql, success};
@@ -394,7 +395,7 @@ async fn params_reach_every_run_and_a_cleared_run_keeps_what_was_not_given() {
     for name in ["size", "colour"] {
         let param = crate::model::Param {
             param_type: crate::model::ParamType::String,
-            default: Some(serde_json::json!("default")),
+            default: Some(json!("default")),
             description: String::new(),
             minimum: None,
             maximum: None,
@@ -404,8 +405,7 @@ async fn params_reach_every_run_and_a_cleared_run_keeps_what_was_not_given() {
         dag.params.insert(name.to_owned(), param);
     }
     publish(&store, &dag).await;
-    let given =
-        |name: &str, value: &str| Params::from_iter([(name.to_owned(), serde_json::json!(value))]);
+    let given = |name: &str, value: &str| Params::from_iter([(name.to_owned(), json!(value))]);
     let by_hand = store
         .trigger(NewRun {
             dag_id: dag.id.clone(),
@@ -434,15 +434,12 @@ async fn params_reach_every_run_and_a_cleared_run_keeps_what_was_not_given() {
     store.create_backfill(&backfill).await.unwrap();
     let runs = running(&store, &dag).await;
     assert_eq!(runs[0].run_id, by_hand);
-    let params: Vec<_> = runs
-        .iter()
-        .map(|run| serde_json::to_string(&run.params).unwrap())
-        .collect();
+    let params: Vec<_> = runs.iter().map(|run| json!(run.params)).collect();
     assert_eq!(
         params,
         [
-            r#"{"colour":"red","size":"small"}"#,
-            r#"{"colour":"red","size":"default"}"#
+            json!({ "colour": "red", "size": "small" }),
+            json!({ "colour": "red", "size": "default" })
         ]
     );
 }

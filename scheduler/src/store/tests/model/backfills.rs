@@ -259,9 +259,8 @@ impl<'a> Crowd<'a> {
                 );
             }
             Act::Schedule(dates) => {
-                let shift =
-                    self.start + TimeDelta::days(i64::from(*dates) + 1) + TimeDelta::hours(1)
-                        - Utc::now();
+                let over = self.start + TimeDelta::days(i64::from(*dates) + 1);
+                let shift = TimeDelta::seconds((over - Utc::now()).num_seconds() + 60);
                 for store in self.stores {
                     acts.push(
                         async move {
