@@ -145,7 +145,13 @@ impl From<store::Error> for Failure {
             | store::Error::PoolIsDefault
             | store::Error::PoolIsNamed { .. }
             | store::Error::PoolIsBusy { .. }
-            | store::Error::UnknownWorker { .. } => Self::invalid(message),
+            | store::Error::UnknownWorker { .. }
+            | store::Error::UnknownBackfill { .. }
+            | store::Error::NoSchedule { .. }
+            | store::Error::Range(_)
+            | store::Error::NothingToBackfill { .. }
+            | store::Error::BackfillIsOpen { .. }
+            | store::Error::BackfillIsFinal { .. } => Self::invalid(message),
             store::Error::Definition { .. }
             | store::Error::Migrate(_)
             | store::Error::Database(_) => Self::failed(message),

@@ -568,7 +568,7 @@ pub(crate) async fn wait_until_final(
     }
 }
 
-async fn known(store: &Store, id: &DagId) -> Result<store::DagRow> {
+pub(crate) async fn known(store: &Store, id: &DagId) -> Result<store::DagRow> {
     if let Some(dag) = store.dag(id).await? {
         return Ok(dag);
     }
@@ -593,7 +593,7 @@ async fn known(store: &Store, id: &DagId) -> Result<store::DagRow> {
 
 /// Reads `name=value` by the type that the DAG declares. What it does not declare is passed on as text, for the store
 /// to refuse with the names there are.
-pub(super) fn read_params(dag: &Dag, given: &[String]) -> Result<Params> {
+pub(crate) fn read_params(dag: &Dag, given: &[String]) -> Result<Params> {
     given.iter().map(|text| read_param(dag, text)).collect()
 }
 

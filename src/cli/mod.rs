@@ -1,6 +1,7 @@
 //! The command line: what a person types, one file per group of commands. No command decides anything about the
 //! orchestration; each asks the store or starts a role, and prints.
 
+mod backfill;
 mod check;
 mod client;
 mod connections;
@@ -94,6 +95,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, show, cancel and clear runs
     #[command(subcommand)]
     Runs(runs::Command),
+    /// Run a range of logical dates of a DAG, and steer that
+    #[command(subcommand)]
+    Backfill(backfill::Command),
     /// List, size and delete pools
     #[command(subcommand)]
     Pools(pools::Command),
@@ -167,6 +171,7 @@ impl CommandLine {
             Command::Emulate(arguments) => emulate::run(&settings()?, arguments).await,
             Command::Dags(command) => command.run(&settings()?).await,
             Command::Runs(command) => command.run(&settings()?).await,
+            Command::Backfill(command) => command.run(&settings()?).await,
             Command::Pools(command) => command.run(&settings()?).await,
             Command::Connections(command) => command.run(&settings()?).await,
             Command::Variables(command) => command.run(&settings()?).await,

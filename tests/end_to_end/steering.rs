@@ -1,6 +1,6 @@
 //! People steer runs: over the command line, the API and the pages in a real browser.
 
-use std::{fs, path::PathBuf, sync::LazyLock};
+use std::{fs, path::PathBuf, process::Output, sync::LazyLock};
 
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ static STEERED: LazyLock<Steered> = LazyLock::new(|| {
     };
     write("greet.toml", GREET);
     write("kept.toml", KEPT);
+    write("ranged.toml", RANGED);
     write(
         "mended.toml",
         &format!(
@@ -66,6 +67,70 @@ after = ["hello"]
 "#;
 
 const KEPT: &str = "[dag]\nid = \"kept\"\n[tasks.only]\nkind = \"noop\"\n";
+
+const RANGED: &str = r#"
+[dag]
+id = "ranged"
+schedule = "@daily"
+
+[params.bad]
+type = "string"
+default = "never"
+
+[tasks.only]
+kind = "shell"
+with = { command = ["test", "{{ ds }}", "!=", "{{ params.bad }}"] }
+"#;
+
+#[test]
+fn a_range_of_dates_is_backfilled_and_what_failed_runs_again() {
+    let standalone = &STEERED.standalone;
+    let range = ["--from", "2026-01-01", "--to", "2026-01-05", "--json"];
+    let backfill = |more: &[&str]| {
+        let mut arguments = vec!["backfill", "create", "ranged"];
+        arguments.extend(range);
+        arguments.extend(more);
+        standalone.pinwheel(&arguments)
+    };
+    let read = |output: &Output| -> Value {
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(output)))
+    };
+    let planned = read(&backfill(&["--dry-run"]));
+    let actions: Vec<_> = planned["dates"]
+        .as_array()
+        .expect("a list of dates")
+        .iter()
+        .map(|date| date["action"].as_str().expect("an action"))
+        .collect();
+    assert_eq!(actions, ["make"; 5]);
+
+    let failed = backfill(&[
+        "--max-active-runs",
+        "2",
+        "--param",
+        "bad=2026-01-03",
+        "--wait",
+    ]);
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
+    let first = read(&failed);
+    assert_eq!(
+        (&first["state"], &first["progress"]["failed"]),
+        (&json!("failed"), &json!(1))
+    );
+    assert_eq!(first["progress"]["success"], 4);
+
+    let again = backfill(&["--reprocess", "failed", "--param", "bad=never", "--wait"]);
+    assert_eq!(again.status.code(), Some(0), "{}", text(&again));
+    let second = read(&again);
+    assert_eq!(second["progress"]["success"], 1);
+    assert_eq!(second["progress"]["left_alone"], 4);
+    let runs = standalone.json(&[
+        "runs", "list", "--dag", "ranged", "--state", "success", "--json",
+    ]);
+    assert_eq!(runs.as_array().expect("a list of runs").len(), 5, "{runs}");
+    let nothing = backfill(&[]);
+    assert_eq!(nothing.status.code(), Some(2), "{}", text(&nothing));
+}
 
 #[test]
 fn a_trigger_that_waits_answers_the_run_and_every_final_state() {

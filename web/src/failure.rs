@@ -127,6 +127,12 @@ impl From<store::Error> for Failure {
             E::UnknownVersion { .. } => (StatusCode::NOT_FOUND, "No such version"),
             E::UnknownPool { .. } => (StatusCode::NOT_FOUND, "No such pool"),
             E::UnknownWorker { .. } => (StatusCode::NOT_FOUND, "No such worker"),
+            E::UnknownBackfill { .. } => (StatusCode::NOT_FOUND, "No such backfill"),
+            E::NoSchedule { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "The DAG has no schedule"),
+            E::Range(_) => (StatusCode::UNPROCESSABLE_ENTITY, "The range does not fit"),
+            E::NothingToBackfill { .. } => (StatusCode::CONFLICT, "Nothing to backfill"),
+            E::BackfillIsOpen { .. } => (StatusCode::CONFLICT, "The DAG has a backfill"),
+            E::BackfillIsFinal { .. } => (StatusCode::CONFLICT, "The backfill is over"),
             E::PoolIsDefault | E::PoolIsNamed { .. } | E::PoolIsBusy { .. } => {
                 (StatusCode::CONFLICT, "The pool is needed")
             }

@@ -96,6 +96,12 @@ fn table() -> Table {
     .post("/dags/{dag}/trigger", pages::actions::trigger)
     .post("/dags/{dag}/pause", pages::actions::pause)
     .post("/dags/{dag}/unpause", pages::actions::unpause)
+    .get("/dags/{dag}/backfills", pages::backfills::page)
+    .get("/dags/{dag}/backfills/events", pages::backfills::events)
+    .post("/dags/{dag}/backfills", pages::backfills::create)
+    .post("/backfills/{backfill}/pause", pages::backfills::pause)
+    .post("/backfills/{backfill}/resume", pages::backfills::resume)
+    .post("/backfills/{backfill}/cancel", pages::backfills::cancel)
     .get("/runs", pages::runs::page)
     .get("/runs/events", pages::runs::events)
     .get("/runs/{run}", pages::run::page)
@@ -129,6 +135,23 @@ fn table() -> Table {
     .post("/api/v1/dags/{dag}/runs", api::dags::trigger)
     .post("/api/v1/dags/{dag}/pause", api::dags::pause)
     .post("/api/v1/dags/{dag}/unpause", api::dags::unpause)
+    .post("/api/v1/dags/{dag}/backfills", api::backfills::create)
+    .post(
+        "/api/v1/dags/{dag}/backfills/dry-run",
+        api::backfills::dry_run,
+    )
+    .get("/api/v1/backfills", api::backfills::list)
+    .get("/api/v1/backfills/{backfill}", api::backfills::show)
+    .get("/api/v1/backfills/{backfill}/dates", api::backfills::dates)
+    .post("/api/v1/backfills/{backfill}/pause", api::backfills::pause)
+    .post(
+        "/api/v1/backfills/{backfill}/resume",
+        api::backfills::resume,
+    )
+    .post(
+        "/api/v1/backfills/{backfill}/cancel",
+        api::backfills::cancel,
+    )
     .get("/api/v1/runs", api::runs::list)
     .get("/api/v1/runs/{run}", api::runs::show)
     .post("/api/v1/runs/{run}/cancel", api::runs::cancel)

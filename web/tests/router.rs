@@ -475,7 +475,8 @@ async fn every_unsafe_route_refuses_another_site() {
             .replace("{task}", "land")
             .replace("{pool}", "default")
             .replace("{connection}", "warehouse")
-            .replace("{variable}", "region");
+            .replace("{variable}", "region")
+            .replace("{backfill}", "1");
         let attacks: [&[(&str, &str)]; 7] = [
             &[],
             &[
@@ -1007,6 +1008,107 @@ async fn the_api_makes_changes_and_deletes_pools() {
     let needed = house.delete("/api/v1/pools/default").await;
     assert_eq!(needed.status, StatusCode::CONFLICT);
     assert_eq!(needed.header("content-type"), "application/problem+json");
+}
+
+#[tokio::test]
+async fn a_dag_is_backfilled_over_the_api_and_on_its_page() {
+    let house = House::with_a_dag().await;
+    let range = json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-03T00:00:00Z" });
+    let refused = house.post("/api/v1/dags/pins/backfills", &range).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.json()["title"], "The DAG has no schedule");
+
+    let mut daily = dag();
+    daily.schedule = serde_json::from_value(json!({ "cron": "@daily", "timezone": "UTC" }))
+        .expect("it is a schedule");
+    house
+        .store
+        .publish("pins.toml", "daily", &daily)
+        .await
+        .expect("the DAG is published");
+    let planned = house
+        .post("/api/v1/dags/pins/backfills/dry-run", &range)
+        .await;
+    assert_eq!(planned.status, StatusCode::OK, "{}", planned.text);
+    assert_eq!(
+        planned.json()["dates"][0],
+        json!({ "logical_date": "2026-01-01T00:00:00Z", "data_interval_end": "2026-01-02T00:00:00Z",
+            "run_id": null, "run_state": null, "action": "make" })
+    );
+    assert_eq!(house.runs().await, 0, "nothing was done");
+
+    let made = house.post("/api/v1/dags/pins/backfills", &range).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    assert_eq!(made.header("location"), "/api/v1/backfills/1");
+    assert_eq!(
+        made.json()["progress"],
+        json!({ "total": 3, "waiting": 2, "running": 1, "success": 0, "failed": 0, "cancelled": 0, "left_alone": 0,
+            "removed": 0 })
+    );
+    let again = house.post("/api/v1/dags/pins/backfills", &range).await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.text);
+    for (body, detail) in [
+        (json!({ "to": "2026-01-03T00:00:00Z" }), "`from` is missing"),
+        (
+            json!({ "from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z" }),
+            "the range ends at 2026-01-01T00:00:00Z, before it starts at 2026-01-02T00:00:00Z",
+        ),
+    ] {
+        let answer = house.post("/api/v1/dags/pins/backfills", &body).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(answer.json()["detail"], detail);
+    }
+    let dates = house.get("/api/v1/backfills/1/dates?limit=2").await.json();
+    assert_eq!(dates["next_after"], 2);
+    assert_eq!(dates["dates"][0]["run_state"], "running");
+    assert_eq!(dates["dates"][1]["state"], "waiting");
+    let listed = house.get("/api/v1/backfills?dag=pins").await.json();
+    assert_eq!(listed["backfills"][0]["backfill_id"], 1);
+    assert_eq!(
+        house.get("/api/v1/backfills/7").await.status,
+        StatusCode::NOT_FOUND
+    );
+
+    let paused = house.post("/api/v1/backfills/1/pause", &json!({})).await;
+    assert_eq!(paused.json()["state"], "paused");
+    let resumed = house.submit("/backfills/1/resume", "").await;
+    assert_eq!(
+        resumed.header("location"),
+        "/dags/pins/backfills?backfill=1&done=backfill_resumed"
+    );
+    insta::assert_snapshot!(
+        "backfills",
+        house.get("/dags/pins/backfills?backfill=1").await.page()
+    );
+    assert!(
+        house
+            .get("/dags/pins")
+            .await
+            .text
+            .contains("Newest backfills")
+    );
+    let form = "from=2026-01-01T00:00&to=2026-01-04T00:00&reprocess=all&max_active_runs=2&backwards=1&params=&what=plan";
+    let plan = house.submit("/dags/pins/backfills", form).await;
+    assert_eq!(plan.status, StatusCode::OK, "{}", plan.text);
+    assert!(
+        plan.text
+            .contains("4 dates: 3 runs to make, 0 to clear, 1 left alone"),
+        "{}",
+        plan.text
+    );
+    let wrong = house
+        .submit("/dags/pins/backfills", "from=&to=&what=create")
+        .await;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(wrong.text.contains("the first logical date is missing"));
+    let cancelled = house
+        .post("/api/v1/backfills/1/cancel", &json!({ "running": true }))
+        .await
+        .json();
+    assert_eq!(cancelled["state"], "cancelled");
+    assert_eq!(cancelled["progress"]["cancelled"], 3);
+    let over = house.post("/api/v1/backfills/1/pause", &json!({})).await;
+    assert_eq!(over.status, StatusCode::CONFLICT, "{}", over.text);
 }
 
 #[tokio::test]

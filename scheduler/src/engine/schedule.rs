@@ -96,7 +96,8 @@ impl Scheduler {
             let scheduled = self.store.schedule_due(shift).await?;
             let woken = self.store.wake(shift).await?;
             let nudged = self.store.take_nudges().await?;
-            let effects = scheduled.and(woken).and(nudged);
+            let backfilled = self.store.go_on_with_backfills().await?;
+            let effects = scheduled.and(woken).and(nudged).and(backfilled);
             if effects == Effects::default() {
                 return Ok(Some(CONTENDED));
             }

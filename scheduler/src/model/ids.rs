@@ -44,6 +44,10 @@ number_id!(
     /// The number of one worker process's lease.
     WorkerId
 );
+number_id!(
+    /// The number of a backfill.
+    BackfillId
+);
 
 /// Says whether `text` may name a DAG, a task, a pool or a param: 1 to 128 characters of `A-Z a-z 0-9 _ . -`, not
 /// starting with `.` or `-`, so that it is safe in a path, a URL and an argument list.

@@ -1,5 +1,6 @@
 //! The pure model: DAG file → validated graph, states, trigger rules, schedules, retries. No I/O and no clock here.
 
+pub mod backfill;
 pub mod dag_file;
 mod definition;
 pub mod flow;
@@ -15,7 +16,7 @@ pub use definition::{
     Catchup, Concurrency, Dag, Flow, Foreach, Group, Overlap, Param, ParamType, Params, ParamsError, Task,
 };
 pub use ids::{
-    ConnectionId, DagId, InstanceId, PoolName, RunId, TaskId, VariableName, VersionId, WorkerId,
+    BackfillId, ConnectionId, DagId, InstanceId, PoolName, RunId, TaskId, VariableName, VersionId, WorkerId,
     is_name,
 };
 pub use schedule::Schedule;

@@ -1,6 +1,9 @@
 //! What can go wrong between the orchestrator and its store.
 
-use crate::model::{DagId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId};
+use crate::model::{
+    BackfillId, DagId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId,
+    backfill::{BackfillState, MOST_DATES, RangeError},
+};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +112,43 @@ pub enum Error {
         /// The number that was asked for.
         worker_id: WorkerId,
     },
+    /// No backfill has that number.
+    #[error("unknown backfill {backfill_id}")]
+    UnknownBackfill {
+        /// The number that was asked for.
+        backfill_id: BackfillId,
+    },
+    /// Only a schedule says which logical dates there are.
+    #[error("DAG `{dag_id}` has no schedule, so a range holds none of its logical dates")]
+    NoSchedule {
+        /// The DAG.
+        dag_id: DagId,
+    },
+    /// The range gives no backfill.
+    #[error("{0}")]
+    Range(RangeError),
+    /// Every date has a run that the backfill would leave alone.
+    #[error("there is nothing to do: {dates} of {dates} dates have a run already")]
+    NothingToBackfill {
+        /// How many dates there are.
+        dates: usize,
+    },
+    /// The DAG has a backfill that is not final.
+    #[error("DAG `{dag_id}` has backfill {backfill_id}, which is not over")]
+    BackfillIsOpen {
+        /// The DAG.
+        dag_id: DagId,
+        /// That backfill.
+        backfill_id: BackfillId,
+    },
+    /// The backfill is final already.
+    #[error("backfill {backfill_id} is over: {}", .state.name())]
+    BackfillIsFinal {
+        /// The backfill.
+        backfill_id: BackfillId,
+        /// Its state.
+        state: BackfillState,
+    },
     /// A stored definition cannot be read by this version of Pinwheel.
     #[error("the stored definition of version {version_id} cannot be read: {source}")]
     Definition {
@@ -147,6 +187,12 @@ impl Error {
             | Self::PoolIsNamed { .. }
             | Self::PoolIsBusy { .. }
             | Self::UnknownWorker { .. }
+            | Self::UnknownBackfill { .. }
+            | Self::NoSchedule { .. }
+            | Self::Range(_)
+            | Self::NothingToBackfill { .. }
+            | Self::BackfillIsOpen { .. }
+            | Self::BackfillIsFinal { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         }
@@ -174,6 +220,12 @@ impl Error {
             | Self::PoolIsNamed { .. }
             | Self::PoolIsBusy { .. }
             | Self::UnknownWorker { .. }
+            | Self::UnknownBackfill { .. }
+            | Self::NoSchedule { .. }
+            | Self::Range(_)
+            | Self::NothingToBackfill { .. }
+            | Self::BackfillIsOpen { .. }
+            | Self::BackfillIsFinal { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         };
@@ -236,6 +288,29 @@ impl Error {
             }
             Self::UnknownWorker { .. } => {
                 Some("`pinwheel workers list --all` shows all there were".to_owned())
+            }
+            Self::UnknownBackfill { .. } => {
+                Some("`pinwheel backfill list` shows the backfills there are".to_owned())
+            }
+            Self::NoSchedule { dag_id } => Some(format!(
+                "give it a `schedule` in its file, or make single runs with `pinwheel dags trigger {dag_id}`"
+            )),
+            Self::Range(RangeError::Reversed { .. }) => Some("swap the two ends".to_owned()),
+            Self::Range(RangeError::Empty { .. }) => Some(
+                "a logical date counts when its data interval is over; `pinwheel schedule next` shows when a schedule fires"
+                    .to_owned(),
+            ),
+            Self::Range(RangeError::TooLong { .. }) => Some(format!(
+                "a backfill has at most {MOST_DATES} dates; split the range"
+            )),
+            Self::NothingToBackfill { .. } => Some(
+                "reprocess `failed` runs the failed ones again, `all` every one that is not open".to_owned(),
+            ),
+            Self::BackfillIsOpen { backfill_id, .. } => Some(format!(
+                "wait until it is over, or cancel it: `pinwheel backfill cancel {backfill_id}`"
+            )),
+            Self::BackfillIsFinal { .. } => {
+                Some("make a new one; with reprocess `failed` it runs what failed or was cancelled".to_owned())
             }
             Self::UnknownVersion { .. } | Self::Definition { .. } | Self::Migrate(_) => None,
             Self::Database(_) if self.is_away() => {

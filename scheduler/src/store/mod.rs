@@ -5,6 +5,7 @@
 //! waits in a circle. No transaction is open while a task runs, and none rings the bell.
 
 mod asked;
+mod backfills;
 mod check;
 mod claim;
 mod durable;
@@ -45,6 +46,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use backfills::{
+    BackfillDateRow, BackfillFilter, BackfillRow, NewBackfill, OpenRuns, PlannedDate, Progress,
+    Steer,
+};
 pub use check::{Checked, Finding, FindingKind};
 pub use claim::{Appetite, Claimed, Execution, Taken};
 pub use durable::Fenced;

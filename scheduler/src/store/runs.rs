@@ -19,15 +19,15 @@ use crate::{
 const RUNS_PER_PASS: usize = 100;
 
 /// A run as it is inserted.
-struct Row {
-    dag_id: DagId,
-    version_id: VersionId,
-    logical_date: DateTime<Utc>,
-    data_interval_start: DateTime<Utc>,
-    data_interval_end: DateTime<Utc>,
-    params: Value,
-    kind: RunKind,
-    triggered_by: String,
+pub(super) struct Row {
+    pub(super) dag_id: DagId,
+    pub(super) version_id: VersionId,
+    pub(super) logical_date: DateTime<Utc>,
+    pub(super) data_interval_start: DateTime<Utc>,
+    pub(super) data_interval_end: DateTime<Utc>,
+    pub(super) params: Value,
+    pub(super) kind: RunKind,
+    pub(super) triggered_by: String,
 }
 
 type Key = (DagId, DateTime<Utc>, RunKind);
@@ -38,10 +38,10 @@ impl Row {
     }
 }
 
-struct Made {
-    run_id: RunId,
+pub(super) struct Made {
+    pub(super) run_id: RunId,
     dag_id: DagId,
-    logical_date: DateTime<Utc>,
+    pub(super) logical_date: DateTime<Utc>,
     kind: RunKind,
 }
 
@@ -126,7 +126,7 @@ impl Store {
         }
     }
 
-    async fn version_to_trigger(
+    pub(super) async fn version_to_trigger(
         &self,
         dag_id: &DagId,
     ) -> Result<(VersionId, DateTime<Utc>), Error> {
@@ -410,7 +410,7 @@ async fn skip_ticks(
 
 /// Scheduled runs get the defaults. A DAG with a schedule and a required param is refused when its file is read; one
 /// from before that rule runs with what it has, and its templates say what is missing.
-fn default_params(definition: &crate::model::Dag) -> Value {
+pub(super) fn default_params(definition: &crate::model::Dag) -> Value {
     match definition.check_params(&crate::model::Params::new()) {
         Ok(params) => Value::Object(params),
         Err(_) => Value::Object(
@@ -423,7 +423,10 @@ fn default_params(definition: &crate::model::Dag) -> Value {
     }
 }
 
-async fn create_runs(connection: &mut PgConnection, rows: &[Row]) -> Result<Vec<Made>, Error> {
+pub(super) async fn create_runs(
+    connection: &mut PgConnection,
+    rows: &[Row],
+) -> Result<Vec<Made>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }

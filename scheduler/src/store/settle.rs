@@ -20,7 +20,7 @@ use super::{
     claim::{ClaimRow, task_at},
 };
 use crate::model::{
-    Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId, flow,
+    BackfillId, Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId, flow,
     trigger_rule::{Upstream, Verdict},
 };
 use next::what_next;
@@ -160,6 +160,13 @@ pub(super) struct Counters {
     pub(super) failed: i32,
     pub(super) upstream_failed: i32,
     pub(super) skipped: i32,
+}
+
+/// A run that has just started: its task instances all wait.
+pub(super) struct Started {
+    pub(super) run_id: RunId,
+    pub(super) version_id: VersionId,
+    pub(super) unfinished: i32,
 }
 
 /// A transaction that changes runs, on its way: what it must still subtract from them, and what it has done.
@@ -737,7 +744,8 @@ impl Store {
         self.let_out(connection, step).await
     }
 
-    /// Starts queued runs of these DAGs as far as `max_active_runs` allows, and queues the tasks that begin.
+    /// Starts queued runs of these DAGs as far as `max_active_runs` allows, goes on with their backfills, and queues the
+    /// tasks that begin.
     pub(super) async fn start_runs(
         &self,
         connection: &mut PgConnection,
@@ -748,12 +756,16 @@ impl Store {
             return Ok(());
         }
         let dags: Vec<String> = dags.iter().map(|dag| dag.as_str().to_owned()).collect();
-        sqlx::query_file_scalar!("src/store/queries/lock_dags.sql", &dags)
+        let backfills = sqlx::query_file_scalar!("src/store/queries/lock_dags.sql", &dags)
             .fetch_all(&mut *connection)
             .await?;
-        let started = sqlx::query_file!("src/store/queries/start_runs.sql", &dags)
+        let mut started = sqlx::query_file_as!(Started, "src/store/queries/start_runs.sql", &dags)
             .fetch_all(&mut *connection)
             .await?;
+        for backfill_id in backfills.into_iter().flatten() {
+            let begun = self.advance_backfill(connection, backfill_id, step).await?;
+            started.extend(begun);
+        }
         let versions = started.iter().map(|run| run.version_id).collect();
         self.know_definitions(connection, &versions).await?;
         let mut counters = Vec::new();

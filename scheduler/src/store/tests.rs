@@ -1,5 +1,6 @@
 //! The store against a real Postgres.
 
+mod backfills;
 mod calls;
 mod check;
 mod left_over;

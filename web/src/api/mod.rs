@@ -1,5 +1,6 @@
 //! The REST API under `/api/v1`: the same questions and actions as the pages, for programs.
 
+pub(crate) mod backfills;
 pub(crate) mod connections;
 pub(crate) mod dags;
 pub(crate) mod input;
@@ -32,6 +33,7 @@ const ACTOR: &str = "api";
     tags(
         (name = "DAGs", description = "What can run"),
         (name = "Runs", description = "What runs and ran"),
+        (name = "Backfills", description = "Ranges of logical dates that are run on purpose"),
         (name = "Tasks", description = "The tasks of a run"),
         (name = "Pools", description = "How many tasks run at once"),
         (name = "Connections", description = "How to reach services outside"),
@@ -41,6 +43,8 @@ const ACTOR: &str = "api";
     paths(
         dags::list, dags::show, dags::next, dags::trigger, dags::pause, dags::unpause,
         runs::list, runs::show, runs::cancel, runs::clear,
+        backfills::list, backfills::show, backfills::dates, backfills::create, backfills::dry_run, backfills::pause,
+        backfills::resume, backfills::cancel,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
         pools::list, pools::show, pools::set, pools::delete,
         connections::list, connections::show, connections::set, connections::delete, connections::test,

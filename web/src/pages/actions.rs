@@ -35,6 +35,10 @@ pub(crate) fn note(code: &str) -> Option<Note> {
         "unpaused" => "Resumed: scheduled runs are made again.",
         "cancelled" => "Cancelled. Running tasks are being stopped.",
         "cleared" => "Cleared: the tasks run again.",
+        "backfill_made" => "The backfill was made. Its runs start as soon as they may.",
+        "backfill_paused" => "Paused: no more of its runs begin. What runs goes on.",
+        "backfill_resumed" => "Resumed: its runs begin again.",
+        "backfill_cancelled" => "Cancelled: dates whose turn had not come were not touched.",
         "pool_set" => "Set. What runs goes on; what is claimed next obeys it.",
         "set" => "Set. Tasks that start from now on read it.",
         "deleted" => "Deleted.",
@@ -331,7 +335,7 @@ fn read_value(param: &Param, text: &str) -> Result<Option<Value>, String> {
 }
 
 /// An RFC 3339 instant, or what a browser's date field sends, which is then UTC.
-fn read_date(text: &str) -> Result<Option<DateTime<Utc>>, String> {
+pub(super) fn read_date(text: &str) -> Result<Option<DateTime<Utc>>, String> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(None);

@@ -447,6 +447,7 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
     let head = HeadRegion {
         dag: DagLine::new(&row, words),
     };
+    let backfills = super::backfills::of_dag(&state, &dag, &definition).await?;
     let list = RunsRegion {
         dag,
         columns,
@@ -462,5 +463,6 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
             name: "runs",
             html: Html::of(&list)?,
         },
+        backfills,
     ])
 }

@@ -8,7 +8,7 @@ with wanted as (
     select w.dag_id, w.version_id, w.kind, w.logical_date, w.data_interval_start, w.data_interval_end,
         (select count(*) from task t where t.version_id = w.version_id), w.triggered_by
     from wanted w
-    on conflict on constraint run_once_key do nothing
+    on conflict do nothing
     returning run_id, dag_id, version_id, logical_date, kind
 ), given as (
     insert into run_params (run_id, params)

@@ -10,7 +10,8 @@ with recount as (
 ), may_start as (
     select q.run_id, d.max_active_runs, a.running
     from dag d
-    cross join lateral (select count(*) as running from run r where r.dag_id = d.dag_id and r.state = 'running') a
+    cross join lateral (select count(*) as running from run r where r.dag_id = d.dag_id and r.state = 'running'
+        and r.backfill_id is null) a
     cross join lateral (
         select r.run_id from run r where r.dag_id = d.dag_id and r.state = 'queued'
         order by r.run_id limit greatest(d.max_active_runs - a.running, 0)) q

@@ -1,7 +1,7 @@
--- Starts queued runs as far as max_active_runs allows, oldest first. Lock: the DAG rows are locked already; queued runs, which nobody locks before their DAG.
+-- Starts queued runs as far as max_active_runs allows, oldest first; runs of a backfill do not count for it. Lock: the DAG rows are locked already; queued runs, which nobody locks before their DAG.
 with room as (
     select d.dag_id, d.max_active_runs - (
-        select count(*) from run r where r.dag_id = d.dag_id and r.state = 'running') as free
+        select count(*) from run r where r.dag_id = d.dag_id and r.state = 'running' and r.backfill_id is null) as free
     from dag d where d.dag_id = any($1) and not d.paused
 ), chosen as (
     select q.run_id from room cross join lateral (

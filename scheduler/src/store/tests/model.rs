@@ -4,6 +4,7 @@
 //! whatever came of it must hold: counters equal a recount, nobody runs what somebody else runs, nothing deadlocks. Either
 //! way every run ends, and as the pure model says.
 
+mod backfills;
 mod play;
 mod recount;
 mod story;
@@ -35,6 +36,11 @@ fn whatever_happens_the_store_holds_what_the_model_says() {
 #[test]
 fn whatever_happens_at_the_same_time_the_runs_end_as_the_model_says() {
     check(16, 60, &together::story(), together::play);
+}
+
+#[test]
+fn whatever_happens_at_the_same_time_each_logical_date_has_one_run() {
+    check(12, 60, &backfills::story(), backfills::play);
 }
 
 /// Plays random stories in one database, each from and to an empty one. `PROPTEST_CASES` says how many.
@@ -78,7 +84,8 @@ fn check<Step: std::fmt::Debug>(
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-const CLEAN: &str = "truncate run, task_instance, ready, sleeper, pool_use, gate, gate_use, parked, resume, try, output cascade; \
+const CLEAN: &str = "update dag set open_backfill = null, present = false, next_fire_at = null; truncate backfill cascade; \
+    truncate run, task_instance, ready, sleeper, pool_use, gate, gate_use, parked, resume, try, output cascade; \
     update worker set ended_at = now() where ended_at is null;";
 
 async fn make_narrow_pool(store: &Store) {

@@ -52,7 +52,8 @@ select format('run %s is queued and has begun', run_id) from run_counted where s
 union all
 select format('a run of %s could start', d.dag_id) from dag d
 where not d.paused and exists (select from run r where r.dag_id = d.dag_id and r.state = 'queued')
-    and d.max_active_runs > (select count(*) from run r where r.dag_id = d.dag_id and r.state = 'running')
+    and d.max_active_runs > (select count(*) from run r where r.dag_id = d.dag_id and r.state = 'running'
+        and r.backfill_id is null)
 union all
 select format('%s is queued or ready, not both', coalesce(q.instance_id, i.instance_id))
 from ready q full join (select instance_id from task_instance where state = 'queued') i on i.instance_id = q.instance_id
@@ -94,6 +95,35 @@ where i.state = 'running'
 union all
 select format('%s is parked behind %s and not ready', p.instance_id, p.gate)
 from parked p left join ready r on r.instance_id = p.instance_id where r.parked is distinct from true
+union all
+select format('%s of %s has %s runs', logical_date, dag_id, count(*)) from run where kind in ('scheduled', 'backfill')
+group by dag_id, logical_date having count(*) > 1
+union all
+select format('backfill %s has %s open runs, a recount says %s, and %s are allowed', b.backfill_id, b.open, o.open,
+    b.max_active_runs)
+from backfill b cross join lateral (
+    select count(*) as open from backfill_date d where d.backfill_id = b.backfill_id and d.is_open) o
+where b.finished_at is null and (b.open <> o.open or b.open > b.max_active_runs)
+union all
+select format('backfill %s waits for run %s, which is %s', b.backfill_id, d.run_id, r.state)
+from backfill b join backfill_date d on d.backfill_id = b.backfill_id left join run r on r.run_id = d.run_id
+where b.finished_at is null and d.is_open and r.finished_at is not null
+union all
+select format('backfill %s could begin a run', b.backfill_id) from backfill b join dag g on g.dag_id = b.dag_id
+where b.state = 'running' and not g.paused and b.look_at is null and b.open < b.max_active_runs
+    and exists (select from backfill_date d where d.backfill_id = b.backfill_id and d.state = 'waiting')
+union all
+select format('backfill %s has nothing to do and is not over', b.backfill_id) from backfill b
+where b.finished_at is null and b.open = 0
+    and not exists (select from backfill_date d where d.backfill_id = b.backfill_id and d.state = 'waiting')
+union all
+select format('backfill %s is over and has a date that waits', b.backfill_id) from backfill b
+where b.finished_at is not null
+    and exists (select from backfill_date d where d.backfill_id = b.backfill_id and d.state = 'waiting')
+union all
+select format('%s says that backfill %s is open, and it is %s', d.dag_id, d.open_backfill, b.backfill_id)
+from dag d left join backfill b on b.dag_id = d.dag_id and b.finished_at is null
+where d.open_backfill is distinct from b.backfill_id
 ";
 
 /// One task instance, with everything that is kept of it outside of its row.
