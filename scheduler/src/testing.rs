@@ -52,6 +52,7 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1_000,
         max_active_tasks: None,
+        datasets: None,
         params: BTreeMap::new(),
         tasks: made,
     }
@@ -74,6 +75,7 @@ fn task(name: &str, mut upstream: Vec<usize>) -> Task {
         slots: 1,
         allow_failure: false,
         concurrency: None,
+        outlets: Vec::new(),
         with: Map::new(),
     }
 }

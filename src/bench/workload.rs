@@ -150,6 +150,7 @@ fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateT
         catchup: Catchup::None,
         max_active_runs: 10_000,
         max_active_tasks: None,
+        datasets: None,
         params: BTreeMap::new(),
         tasks,
     }
@@ -184,6 +185,7 @@ fn task(number: usize, workload: Workload, upstream: Vec<usize>) -> Task {
         slots: 1,
         allow_failure: false,
         concurrency: None,
+        outlets: Vec::new(),
         with,
     }
 }

@@ -100,6 +100,7 @@ impl From<store::Error> for Failure {
             | store::Error::PoolIsDefault
             | store::Error::PoolIsNamed { .. }
             | store::Error::PoolIsBusy { .. }
+            | store::Error::UnknownDataset { .. }
             | store::Error::UnknownWorker { .. } => Self::invalid(message),
             store::Error::Definition { .. }
             | store::Error::Migrate(_)

@@ -235,7 +235,11 @@ fn description(dag: &store::DagRow, definition: &Dag) -> String {
             "schedule",
             &format!("{} ({})", schedule.text(), schedule.describe()),
         ),
+        None if definition.datasets.is_some() => {}
         None => line("schedule", "none: it runs by hand"),
+    }
+    if let Some(set) = &definition.datasets {
+        line("runs after", &format!("updates of {}", set.describe()));
     }
     line("next run", &output::maybe_time(dag.next_fire_at));
     line("paused", if dag.paused { "yes" } else { "no" });

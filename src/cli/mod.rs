@@ -4,6 +4,7 @@
 mod check;
 mod client;
 mod dags;
+mod datasets;
 mod db;
 mod emulate;
 mod env;
@@ -84,6 +85,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, show, cancel and clear runs
     #[command(subcommand)]
     Runs(runs::Command),
+    /// List and show datasets, and tell that one was updated
+    #[command(subcommand)]
+    Datasets(datasets::Command),
     /// List, size and delete pools
     #[command(subcommand)]
     Pools(pools::Command),
@@ -147,6 +151,7 @@ impl CommandLine {
             Command::Emulate(arguments) => emulate::run(&settings()?, arguments).await,
             Command::Dags(command) => command.run(&settings()?).await,
             Command::Runs(command) => command.run(&settings()?).await,
+            Command::Datasets(command) => command.run(&settings()?).await,
             Command::Pools(command) => command.run(&settings()?).await,
             Command::Workers(command) => command.run(&settings()?).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,

@@ -253,6 +253,7 @@ fn dag() -> Dag {
         slots: 1,
         allow_failure: false,
         concurrency: None,
+        outlets: Vec::new(),
         with: serde_json::Map::new(),
     };
     let param = |param_type, default| Param {
@@ -272,6 +273,7 @@ fn dag() -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1,
         max_active_tasks: None,
+        datasets: None,
         params: [
             (
                 "least".to_owned(),

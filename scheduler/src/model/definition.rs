@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DagId, Schedule, TaskId, TriggerRule, trigger_rule};
+use super::{DagId, DatasetExpression, DatasetName, Schedule, TaskId, TriggerRule, trigger_rule};
 
 /// A validated DAG.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Dag {
     pub description: String,
     /// When it runs by itself; `None` is only by hand.
     pub schedule: Option<Schedule>,
+    /// Which datasets it waits for; it runs whenever the set is complete, besides its schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datasets: Option<DatasetExpression>,
     /// No scheduled logical date before this.
     pub start: Option<DateTime<Utc>>,
     /// What becomes of ticks that passed while nothing was watching.
@@ -77,6 +80,9 @@ pub struct Task {
     /// What it must not run at the same time with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
+    /// The datasets it updates when it succeeds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outlets: Vec<DatasetName>,
     /// The kind's own table as the file has it, templates not rendered.
     pub with: Map<String, Value>,
 }
@@ -151,6 +157,17 @@ impl Dag {
             && self.max_active_tasks.is_none()
             && task.concurrency.is_none()
             && trigger_rule::runs_if_all_ok(task.trigger_rule, total)
+    }
+
+    /// When it runs by itself, in words; `None` is only by hand.
+    pub fn runs_when(&self) -> Option<String> {
+        let by_time = self.schedule.as_ref().map(Schedule::describe);
+        let by_datasets = self
+            .datasets
+            .as_ref()
+            .map(|set| format!("after updates of {}", set.describe()));
+        let parts: Vec<String> = by_time.into_iter().chain(by_datasets).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     /// The task of that id, with its ordinal.

@@ -1,6 +1,7 @@
 //! The pure model: DAG file → validated graph, states, trigger rules, schedules, retries. No I/O and no clock here.
 
 pub mod dag_file;
+mod datasets;
 mod definition;
 mod ids;
 mod params;
@@ -10,6 +11,7 @@ pub mod state;
 pub mod template;
 pub mod trigger_rule;
 
+pub use datasets::{DatasetExpression, DatasetName};
 pub use definition::{Catchup, Concurrency, Dag, Param, ParamType, Params, ParamsError, Task};
 pub use ids::{DagId, InstanceId, PoolName, RunId, TaskId, VersionId, WorkerId, is_name};
 pub use schedule::Schedule;

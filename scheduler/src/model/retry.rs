@@ -103,6 +103,7 @@ mod tests {
             slots: 1,
             allow_failure: false,
             concurrency: None,
+            outlets: Vec::new(),
             with: Map::new(),
         }
     }

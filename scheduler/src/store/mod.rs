@@ -6,6 +6,7 @@
 
 mod check;
 mod claim;
+mod datasets;
 mod durable;
 mod error;
 mod figures;

@@ -16,15 +16,15 @@ use crate::model::{
 const RUNS_PER_PASS: usize = 100;
 
 /// A run as it is inserted.
-struct Row {
-    dag_id: DagId,
-    version_id: VersionId,
-    logical_date: DateTime<Utc>,
-    data_interval_start: DateTime<Utc>,
-    data_interval_end: DateTime<Utc>,
-    params: Value,
-    kind: RunKind,
-    triggered_by: String,
+pub(super) struct Row {
+    pub(super) dag_id: DagId,
+    pub(super) version_id: VersionId,
+    pub(super) logical_date: DateTime<Utc>,
+    pub(super) data_interval_start: DateTime<Utc>,
+    pub(super) data_interval_end: DateTime<Utc>,
+    pub(super) params: Value,
+    pub(super) kind: RunKind,
+    pub(super) triggered_by: String,
 }
 
 type Key = (DagId, DateTime<Utc>, RunKind);
@@ -35,9 +35,10 @@ impl Row {
     }
 }
 
-struct Made {
-    run_id: RunId,
-    dag_id: DagId,
+/// A run that was inserted.
+pub(super) struct Made {
+    pub(super) run_id: RunId,
+    pub(super) dag_id: DagId,
     logical_date: DateTime<Utc>,
     kind: RunKind,
 }
@@ -278,7 +279,7 @@ impl Store {
 
 /// Scheduled runs get the defaults. A DAG with a schedule and a required param is refused when its file is read; one
 /// from before that rule runs with what it has, and its templates say what is missing.
-fn default_params(definition: &crate::model::Dag) -> Value {
+pub(super) fn default_params(definition: &crate::model::Dag) -> Value {
     match definition.check_params(&crate::model::Params::new()) {
         Ok(params) => Value::Object(params),
         Err(_) => Value::Object(
@@ -291,7 +292,11 @@ fn default_params(definition: &crate::model::Dag) -> Value {
     }
 }
 
-async fn create_runs(connection: &mut PgConnection, rows: &[Row]) -> Result<Vec<Made>, Error> {
+/// Inserts runs, leaving out those that exist; returns the new ones.
+pub(super) async fn create_runs(
+    connection: &mut PgConnection,
+    rows: &[Row],
+) -> Result<Vec<Made>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }

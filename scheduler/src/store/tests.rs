@@ -2,6 +2,7 @@
 
 mod calls;
 mod check;
+mod datasets;
 mod left_over;
 mod model;
 mod plans;

@@ -1,6 +1,7 @@
 //! The REST API under `/api/v1`: the same questions and actions as the pages, for programs.
 
 pub(crate) mod dags;
+pub(crate) mod datasets;
 pub(crate) mod input;
 pub(crate) mod pools;
 pub(crate) mod runs;
@@ -31,6 +32,7 @@ const ACTOR: &str = "api";
         (name = "DAGs", description = "What can run"),
         (name = "Runs", description = "What runs and ran"),
         (name = "Tasks", description = "The tasks of a run"),
+        (name = "Datasets", description = "What tasks update and DAGs wait for"),
         (name = "Pools", description = "How many tasks run at once"),
         (name = "Workers", description = "What runs them"),
     ),
@@ -38,6 +40,7 @@ const ACTOR: &str = "api";
         dags::list, dags::show, dags::trigger, dags::pause, dags::unpause,
         runs::list, runs::show, runs::cancel, runs::clear,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
+        datasets::list, datasets::events, datasets::push, datasets::of_run,
         pools::list, pools::show, pools::set, pools::delete,
         workers::list, workers::show,
     ),

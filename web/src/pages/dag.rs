@@ -51,6 +51,8 @@ struct DagPage {
     logical_date: String,
     problem: Option<Problem>,
     upcoming: Vec<Upcoming>,
+    /// The set of datasets that makes it run, in words; empty for none.
+    awaited: String,
     zone: String,
     graph: Graph,
     can_trigger: bool,
@@ -191,6 +193,11 @@ pub(crate) async fn show(
         logical_date: typed.logical_date,
         problem: typed.problem,
         upcoming,
+        awaited: definition
+            .datasets
+            .as_ref()
+            .map(|set| set.describe())
+            .unwrap_or_default(),
         zone,
         graph: Graph::of_definition(&definition),
         can_trigger: row.present,
@@ -369,14 +376,15 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
         rows,
         runs: runs.iter().map(RunLine::from).collect(),
     };
-    Ok(vec![
-        Region {
-            name: "head",
-            html: Html::of(&head)?,
-        },
-        Region {
-            name: "runs",
-            html: Html::of(&list)?,
-        },
-    ])
+    let datasets = super::datasets::of_dag(&state, &row.dag_id, &definition).await?;
+    let mut regions = vec![Region {
+        name: "head",
+        html: Html::of(&head)?,
+    }];
+    regions.extend(datasets);
+    regions.push(Region {
+        name: "runs",
+        html: Html::of(&list)?,
+    });
+    Ok(regions)
 }

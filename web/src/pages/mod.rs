@@ -3,6 +3,7 @@
 pub(crate) mod actions;
 pub(crate) mod dag;
 pub(crate) mod dags;
+pub(crate) mod datasets;
 pub(crate) mod home;
 pub(crate) mod pools;
 pub(crate) mod reference;

@@ -36,6 +36,7 @@ pub(super) fn task(id: &str, kind: &str, upstream: &[usize]) -> Task {
         slots: 1,
         allow_failure: false,
         concurrency: None,
+        outlets: Vec::new(),
         with: Map::new(),
     }
 }
@@ -57,6 +58,7 @@ pub(super) fn dag() -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1,
         max_active_tasks: None,
+        datasets: None,
         params: Default::default(),
         tasks,
     }

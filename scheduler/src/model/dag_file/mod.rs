@@ -1,5 +1,6 @@
 //! Reads DAG files: bytes in, a validated [`Dag`] or every error of the file out. No I/O: whoever has the bytes asks.
 
+mod datasets;
 mod declared;
 mod diagnostic;
 mod graph;
@@ -179,6 +180,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         id,
         description,
         schedule,
+        datasets,
         start,
         catchup,
         max_active_runs,
@@ -214,6 +216,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             slots: draft.policy.slots,
             allow_failure: draft.policy.allow_failure,
             concurrency,
+            outlets: draft.outlets,
             with: draft.with,
         });
     }
@@ -226,6 +229,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         id: id?,
         description,
         schedule,
+        datasets,
         start,
         catchup,
         max_active_runs: max_active_runs.unwrap_or(MAX_ACTIVE_RUNS),

@@ -11,6 +11,7 @@ use toml::{
 };
 
 use super::{
+    datasets,
     declared::{Runs, params},
     diagnostic::{Report, quoted, quoted_list},
     header::{Header, header},
@@ -18,7 +19,7 @@ use super::{
     table::{Table, Text, check_name},
     with,
 };
-use crate::model::{Param, TaskId};
+use crate::model::{DatasetName, Param, TaskId};
 
 /// What a file says, read as far as it can be.
 pub(super) struct Draft<'t, 's> {
@@ -36,14 +37,16 @@ pub(super) struct DraftTask<'t, 's> {
     pub(super) kind: Option<Arc<dyn Kind>>,
     pub(super) after: Vec<Text>,
     pub(super) policy: Policy,
+    pub(super) outlets: Vec<DatasetName>,
     pub(super) with: Map<String, Value>,
     pub(super) with_value: Option<&'t Spanned<DeValue<'s>>>,
 }
 
 pub(super) const FILE_KEYS: [&str; 4] = ["dag", "params", "defaults", "tasks"];
-pub(super) const TASK_KEYS: [&str; 14] = [
+pub(super) const TASK_KEYS: [&str; 15] = [
     "kind",
     "after",
+    "outlets",
     "with",
     "trigger_rule",
     "retries",
@@ -92,7 +95,7 @@ pub(super) fn read<'t, 's>(
             Header::default()
         }
     };
-    let runs = if header.schedule.is_some() {
+    let runs = if header.schedule.is_some() || header.datasets.is_some() {
         Runs::Scheduled
     } else {
         Runs::ByHand
@@ -210,6 +213,7 @@ fn task<'t, 's>(
         kind,
         after: table.texts("after", report),
         policy: defaults.clone().overridden(table, report),
+        outlets: datasets::outlets(table, report),
         with,
         with_value,
     }

@@ -28,6 +28,8 @@ pub struct Values {
     pub params: Params,
     /// The outputs of finished tasks, by task id.
     pub outputs: BTreeMap<String, Value>,
+    /// The events that made the run, by dataset, oldest first.
+    pub triggering_datasets: BTreeMap<String, Vec<Value>>,
     /// The DAG's id.
     pub dag_id: String,
     /// The run's number.
@@ -63,16 +65,22 @@ pub(super) enum Name {
     Params,
     /// The outputs of tasks, by task and name.
     Outputs,
+    /// The events of the datasets that the DAG waits for, by dataset.
+    Datasets,
     /// A table with just these keys.
     Table(&'static [&'static str]),
     /// Text or a number.
     Scalar,
 }
 
+/// The name of the events that made a run.
+const DATASETS: &str = "triggering_datasets";
+
 /// Every name a template may begin a path with.
-pub(super) const NAMES: [(&str, Name); 12] = [
+pub(super) const NAMES: [(&str, Name); 13] = [
     ("params", Name::Params),
     ("outputs", Name::Outputs),
+    (DATASETS, Name::Datasets),
     ("dag", Name::Table(&["id"])),
     ("run", Name::Table(&["id"])),
     ("task", Name::Table(&["id"])),
@@ -146,6 +154,19 @@ pub fn tasks_read(with: &Map<String, Value>) -> BTreeSet<String> {
     tasks
 }
 
+/// Says whether the templates of a `with` table read the events that made the run.
+pub fn reads_datasets(with: &Map<String, Value>) -> bool {
+    fn reads(value: &Value) -> bool {
+        match value {
+            Value::String(text) => language::is_template(text) && text.contains(DATASETS),
+            Value::Array(items) => items.iter().any(reads),
+            Value::Object(table) => table.values().any(reads),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    with.values().any(reads)
+}
+
 /// Names a filter that exists.
 pub(super) fn is_filter(name: &str) -> bool {
     is_known(name, "name is filter")
@@ -199,6 +220,7 @@ fn names(values: &Values) -> Map<String, Value> {
     let names = json!({
         "params": values.params,
         "outputs": values.outputs,
+        DATASETS: values.triggering_datasets,
         "dag": { "id": values.dag_id },
         "run": { "id": values.run_id },
         "task": { "id": values.task_id },
