@@ -202,6 +202,19 @@ fn words(dataset: &DatasetRow, sets: &[DatasetSetRow], events: &[DatasetEventRow
     lines.join("\n")
 }
 
+/// The events that made a run.
+pub(super) fn of_run(events: &[DatasetEventRow]) -> String {
+    let rows = events.iter().map(|event| {
+        [
+            event.dataset.to_string(),
+            output::time(event.at),
+            source(event),
+            event.extra.to_string(),
+        ]
+    });
+    output::columns(["made by", "at", "by", "extra"], rows)
+}
+
 fn source(event: &DatasetEventRow) -> String {
     match (&event.dag_id, &event.task_id, event.run_id) {
         (Some(dag), Some(task), Some(run)) => format!("{dag}.{task} of run {run}"),

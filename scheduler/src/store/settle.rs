@@ -184,9 +184,10 @@ impl Step {
 
     /// Notes DAGs, locked already, that have a new run to start. Whoever serves its queues hears of it.
     pub(super) fn start_later(&mut self, dags: impl IntoIterator<Item = DagId>) {
-        let before = self.have_room.len();
-        self.have_room.extend(dags);
-        self.touched_queued |= self.have_room.len() > before;
+        for dag in dags {
+            self.have_room.insert(dag);
+            self.touched_queued = true;
+        }
     }
 
     /// The versions of the runs it changes.

@@ -96,11 +96,17 @@ async fn assert_counted_once(store: &Store, consumer: &Dag) {
 #[tokio::test]
 async fn a_set_makes_one_run_when_its_last_member_comes() {
     let (store, _) = fresh_store().await;
-    let (pair, both) = (producer("pair", &["a", "b"]), consumer("both", json!({ "all": ["a", "b"] })));
+    let (pair, both) = (
+        producer("pair", &["a", "b"]),
+        consumer("both", json!({ "all": ["a", "b"] })),
+    );
     publish(&store, &pair).await;
     publish(&store, &both).await;
     update(&store, &pair, &["a"]).await;
-    assert!(runs_of(&store, &both).await.is_empty(), "`b` is still to come");
+    assert!(
+        runs_of(&store, &both).await.is_empty(),
+        "`b` is still to come"
+    );
     let set = store.dataset_sets(Some(&both.id)).await.unwrap().remove(0);
     let come: Vec<i64> = set.members.iter().map(|member| member.events).collect();
     assert_eq!((set.words.as_str(), come), ("a and b", vec![1, 0]));
@@ -189,7 +195,11 @@ async fn two_finishers_of_two_members_make_exactly_one_run() {
 async fn whoever_does_what_at_the_same_time_nobody_waits_in_a_circle() {
     let (store, _) = fresh_store().await;
     // Names are such that DAGs are locked in another order than they are touched, and gates stand in between.
-    let mut producers = [producer("z", &["a", "b"]), producer("m", &["b", "c"]), producer("a", &["c", "a"])];
+    let mut producers = [
+        producer("z", &["a", "b"]),
+        producer("m", &["b", "c"]),
+        producer("a", &["c", "a"]),
+    ];
     for dag in &mut producers {
         dag.max_active_tasks = Some(1);
         dag.max_active_runs = 2;
@@ -202,7 +212,11 @@ async fn whoever_does_what_at_the_same_time_nobody_waits_in_a_circle() {
     for dag in producers.iter().chain([&relay, &both]) {
         publish(&store, dag).await;
     }
-    let workers = [register(&store, "one").await, register(&store, "two").await, register(&store, "three").await];
+    let workers = [
+        register(&store, "one").await,
+        register(&store, "two").await,
+        register(&store, "three").await,
+    ];
     let settled = AtomicUsize::new(0);
     for round in 0..25 {
         for dag in &producers {
@@ -224,7 +238,10 @@ async fn whoever_does_what_at_the_same_time_nobody_waits_in_a_circle() {
         let others = async {
             for paused in [Paused::Paused, Paused::Active] {
                 store.set_paused(&both.id, paused, "ada").await.unwrap();
-                store.set_paused(&producers[0].id, paused, "ada").await.unwrap();
+                store
+                    .set_paused(&producers[0].id, paused, "ada")
+                    .await
+                    .unwrap();
                 for dataset in ["a", "b"] {
                     store
                         .push_dataset_event(&name(dataset), DatasetExtra::default(), "ada")
@@ -250,17 +267,30 @@ async fn events_of_a_paused_dag_wait_and_make_one_run() {
     let (single, waits) = (producer("single", &["a"]), consumer("waits", json!("a")));
     publish(&store, &single).await;
     publish(&store, &waits).await;
-    store.set_paused(&waits.id, Paused::Paused, "ada").await.unwrap();
+    store
+        .set_paused(&waits.id, Paused::Paused, "ada")
+        .await
+        .unwrap();
     for _ in 0..3 {
         update(&store, &single, &["a"]).await;
     }
     assert!(runs_of(&store, &waits).await.is_empty());
-    store.set_paused(&waits.id, Paused::Active, "ada").await.unwrap();
+    store
+        .set_paused(&waits.id, Paused::Active, "ada")
+        .await
+        .unwrap();
     let runs = runs_of(&store, &waits).await;
     assert_eq!(runs.len(), 1);
     assert_eq!(store.events_of_run(runs[0].run_id).await.unwrap().len(), 3);
-    store.set_paused(&waits.id, Paused::Active, "ada").await.unwrap();
-    assert_eq!(runs_of(&store, &waits).await.len(), 1, "nothing waits any more");
+    store
+        .set_paused(&waits.id, Paused::Active, "ada")
+        .await
+        .unwrap();
+    assert_eq!(
+        runs_of(&store, &waits).await.len(),
+        1,
+        "nothing waits any more"
+    );
 }
 
 #[tokio::test]
@@ -272,7 +302,10 @@ async fn a_set_that_changes_begins_to_count_anew() {
     let mut both = consumer("both", json!({ "all": ["a", "b"] }));
     publish(&store, &both).await;
     update(&store, &pair, &["b"]).await;
-    assert!(runs_of(&store, &both).await.is_empty(), "what was before it does not count");
+    assert!(
+        runs_of(&store, &both).await.is_empty(),
+        "what was before it does not count"
+    );
 
     both.description = "the same set".to_owned();
     publish(&store, &both).await;
@@ -282,7 +315,11 @@ async fn a_set_that_changes_begins_to_count_anew() {
     update(&store, &pair, &["a"]).await;
     both.datasets = consumer("both", json!({ "any": ["a", "b"] })).datasets;
     publish(&store, &both).await;
-    assert_eq!(runs_of(&store, &both).await.len(), 1, "a change fires nothing");
+    assert_eq!(
+        runs_of(&store, &both).await.len(),
+        1,
+        "a change fires nothing"
+    );
     update(&store, &pair, &["b"]).await;
     let runs = runs_of(&store, &both).await;
     assert_eq!(runs.len(), 2);
@@ -292,9 +329,17 @@ async fn a_set_that_changes_begins_to_count_anew() {
     store.retire_missing(&[pair.id.clone()]).await.unwrap();
     update(&store, &pair, &["a"]).await;
     publish(&store, &both).await;
-    assert_eq!(runs_of(&store, &both).await.len(), 2, "a DAG without a file waits for nothing");
+    assert_eq!(
+        runs_of(&store, &both).await.len(),
+        2,
+        "a DAG without a file waits for nothing"
+    );
     update(&store, &pair, &["a"]).await;
-    assert_eq!(runs_of(&store, &both).await.len(), 3, "and once it is back it does again");
+    assert_eq!(
+        runs_of(&store, &both).await.len(),
+        3,
+        "and once it is back it does again"
+    );
 }
 
 #[tokio::test]
@@ -308,7 +353,9 @@ async fn only_a_success_is_an_event_and_each_one_is() {
     let worker = register(&store, "one").await;
     let events = async || number(&store, "select count(*) from dataset_event").await;
     let endings = [
-        Ending::Skipped { reason: "nothing to do".to_owned() },
+        Ending::Skipped {
+            reason: "nothing to do".to_owned(),
+        },
         Ending::Failed(Failure::permanent("broken")),
         Ending::Failed(Failure::retryable("again")),
     ];
@@ -361,9 +408,15 @@ async fn an_event_can_be_pushed_for_a_dataset_that_somebody_names() {
     let listed = store.datasets().await.unwrap();
     assert_eq!(listed.len(), 2);
     let last = listed[1].last_event.as_ref().unwrap();
-    assert_eq!((last.event_id, last.pushed_by.as_deref()), (first.event_id, Some("ada")));
+    assert_eq!(
+        (last.event_id, last.pushed_by.as_deref()),
+        (first.event_id, Some("ada"))
+    );
     assert_eq!(last.runs, second.runs);
-    let page = store.dataset_events(None, Some(second.event_id), 10).await.unwrap();
+    let page = store
+        .dataset_events(None, Some(second.event_id), 10)
+        .await
+        .unwrap();
     assert_eq!(page.len(), 1);
 }
 
@@ -396,13 +449,20 @@ async fn old_events_go_unless_they_wait_or_their_run_is_there() {
     }
     update(&store, &single, &["a", "b"]).await;
     update(&store, &nobody, &["d"]).await;
-    sql(&store, "update dataset_event set at = now() - interval '100 days'".to_owned()).await;
+    sql(
+        &store,
+        "update dataset_event set at = now() - interval '100 days'".to_owned(),
+    )
+    .await;
     let keep = Retention {
         runs: Keep::For(Duration::from_secs(90 * 86_400)),
         keep: 30,
     };
     for (prune, gone) in [(Prune::Count, 1), (Prune::Remove, 1), (Prune::Remove, 0)] {
-        let mut pass = store.begin_pass(keep, prune, TimeDelta::zero()).await.unwrap();
+        let mut pass = store
+            .begin_pass(keep, prune, TimeDelta::zero())
+            .await
+            .unwrap();
         let mut removed = Removed::default();
         while let Some(step) = pass.step().await.unwrap() {
             removed += step;
