@@ -38,7 +38,7 @@ struct DatasetsRegion {
 #[derive(Template)]
 #[template(path = "dag_datasets.html")]
 struct DagRegion {
-    set: Option<SetLine>,
+    waits: Option<SetLine>,
     outlets: Vec<Outlet>,
 }
 
@@ -211,7 +211,7 @@ pub(super) async fn of_dag(
     }
     let sets = state.store.dataset_sets(Some(dag_id)).await?;
     let region = DagRegion {
-        set: sets.first().map(SetLine::from),
+        waits: sets.first().map(SetLine::from),
         outlets,
     };
     Ok(Some(Region {

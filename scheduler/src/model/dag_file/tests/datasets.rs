@@ -63,18 +63,52 @@ outlets = ["s3://lake/{{ ds }}", "a", "a", 5]
 kind = "noop"
 outlets = "pins"
 "#;
-    insta::assert_snapshot!(report(source), @"");
-    let source = r#"[dag]
-id = "a"
-schedule = { datasets = { any = [] }, every = "1d" }
-
-[params.needed]
-type = "string"
-
-[tasks.write]
-kind = "noop"
-"#;
-    insta::assert_snapshot!(report(source), @"");
+    assert_eq!(
+        messages(source),
+        [
+            "`datasets` takes one of `all` and `any`",
+            "`schedule` has `datasets` twice",
+            "`s3://lake/{{ ds }}` cannot name a dataset",
+            "`a` is named twice in `outlets`",
+            "an element of `outlets` must be text, found a whole number",
+            "`outlets` must be a list of texts, found text",
+        ]
+    );
+    let report = report(source);
+    for place in [
+        "--> dags/a.toml:3:25\n",
+        "--> dags/a.toml:7:12\n",
+        "hint: a dataset is no template; name the whole set, such as \"s3://lake/clean/pins\"\n",
+        "hint: write `outlets = [\"pins\"]`\n",
+    ] {
+        assert!(report.contains(place), "{place}{report}");
+    }
+    for (schedule, found) in [
+        (
+            "{ datasets = { any = [] }, every = \"1d\" }",
+            [
+                "`any` is an empty list of datasets",
+                "unknown key `every` in `schedule`",
+            ],
+        ),
+        (
+            "{ datasets = { any = [\"\", \"a b\"] } }",
+            ["`` cannot name a dataset", "`a b` cannot name a dataset"],
+        ),
+    ] {
+        assert_eq!(
+            messages(&file(&format!("schedule = {schedule}"), "")),
+            found
+        );
+    }
+    let needed = file(
+        "schedule = { datasets = \"pins\" }",
+        "[params.needed]\ntype = \"string\"",
+    );
+    assert_eq!(
+        messages(&needed),
+        ["param `needed` has no default, but the DAG has a schedule"]
+    );
     for (schedule, message) in [
         (
             "{ datasets = [\"a\"] }",
