@@ -76,7 +76,7 @@ outlets = "pins"
     );
     let report = report(source);
     for place in [
-        "--> dags/a.toml:3:25\n",
+        "--> dags/a.toml:3:26\n",
         "--> dags/a.toml:7:12\n",
         "hint: a dataset is no template; name the whole set, such as \"s3://lake/clean/pins\"\n",
         "hint: write `outlets = [\"pins\"]`\n",
