@@ -57,6 +57,7 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         overlap: Overlap::Queue,
         max_active_runs: 1_000,
         max_active_tasks: None,
+        datasets: None,
         params: BTreeMap::new(),
         groups: Default::default(),
         tasks: made,
@@ -81,6 +82,7 @@ fn task(name: &str, mut upstream: Vec<usize>) -> Task {
         allow_failure: false,
         concurrency: None,
         flow: Default::default(),
+        outlets: Vec::new(),
         with: Map::new(),
     }
 }

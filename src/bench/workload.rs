@@ -156,6 +156,7 @@ fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateT
         overlap: Overlap::Queue,
         max_active_runs: 10_000,
         max_active_tasks: None,
+        datasets: None,
         params: BTreeMap::new(),
         groups: Default::default(),
         tasks,
@@ -192,6 +193,7 @@ fn task(number: usize, workload: Workload, upstream: Vec<usize>) -> Task {
         allow_failure: false,
         concurrency: None,
         flow: Default::default(),
+        outlets: Vec::new(),
         with,
     }
 }

@@ -145,6 +145,7 @@ impl From<store::Error> for Failure {
             | store::Error::PoolIsDefault
             | store::Error::PoolIsNamed { .. }
             | store::Error::PoolIsBusy { .. }
+            | store::Error::UnknownDataset { .. }
             | store::Error::UnknownWorker { .. }
             | store::Error::UnknownBackfill { .. }
             | store::Error::NoSchedule { .. }

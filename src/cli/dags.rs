@@ -356,7 +356,11 @@ fn description(dag: &store::DagRow, definition: &Dag) -> String {
             "schedule",
             &format!("{} ({})", schedule.text(), schedule.describe()),
         ),
+        None if definition.datasets.is_some() => {}
         None => line("schedule", "none: it runs by hand"),
+    }
+    if let Some(set) = &definition.datasets {
+        line("runs after", &format!("updates of {}", set.describe()));
     }
     line("next run", &next_run(dag, definition));
     for (label, value) in timing(definition) {

@@ -7,6 +7,7 @@ mod client;
 mod connections;
 mod dags;
 mod dags_test;
+mod datasets;
 mod db;
 mod emulate;
 mod env;
@@ -98,6 +99,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// Run a range of logical dates of a DAG, and steer that
     #[command(subcommand)]
     Backfill(backfill::Command),
+    /// List and show datasets, and tell that one was updated
+    #[command(subcommand)]
+    Datasets(datasets::Command),
     /// List, size and delete pools
     #[command(subcommand)]
     Pools(pools::Command),
@@ -172,6 +176,7 @@ impl CommandLine {
             Command::Dags(command) => command.run(&settings()?).await,
             Command::Runs(command) => command.run(&settings()?).await,
             Command::Backfill(command) => command.run(&settings()?).await,
+            Command::Datasets(command) => command.run(&settings()?).await,
             Command::Pools(command) => command.run(&settings()?).await,
             Command::Connections(command) => command.run(&settings()?).await,
             Command::Variables(command) => command.run(&settings()?).await,

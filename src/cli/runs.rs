@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use clap::{Args, Subcommand, ValueEnum};
 use pinwheel_scheduler::{
-    model::{DagId, RunId, RunState, TaskId, TaskState, schedule::DataInterval},
+    model::{DagId, RunId, RunKind, RunState, TaskId, TaskState, schedule::DataInterval},
     store::{ClearRequest, ClearScope, ClearSelection, InstanceRow, RunFilter, RunRow},
 };
 use serde_json::json;
 
-use super::{client, output};
+use super::{client, datasets, output};
 use crate::{failure::Result, settings::Settings};
 
 /// `pinwheel runs …`
@@ -173,9 +173,18 @@ async fn show(settings: &Settings, arguments: &Show) -> Result<()> {
         }
         let mut shown = serde_json::to_value(&run).expect("a row has only text keys");
         shown["tasks"] = json!(tasks);
+        if run.kind == RunKind::Dataset {
+            shown["datasets"] = json!(store.events_of_run(run.run_id).await?);
+        }
         return output::json(&shown);
     }
-    output::text(&description(&run, &instances))
+    let mut shown = description(&run, &instances);
+    if run.kind == RunKind::Dataset {
+        let events = store.events_of_run(run.run_id).await?;
+        shown.push_str("\n\n");
+        shown.push_str(&datasets::of_run(&events));
+    }
+    output::text(&shown)
 }
 
 /// A run and its tasks for people.

@@ -3,6 +3,7 @@
 mod browser;
 mod chaos;
 mod cleaning;
+mod datasets;
 mod harness;
 mod kinds;
 mod landing;

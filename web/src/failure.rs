@@ -126,6 +126,7 @@ impl From<store::Error> for Failure {
             E::UnknownTask { .. } => (StatusCode::NOT_FOUND, "No such task"),
             E::UnknownVersion { .. } => (StatusCode::NOT_FOUND, "No such version"),
             E::UnknownPool { .. } => (StatusCode::NOT_FOUND, "No such pool"),
+            E::UnknownDataset { .. } => (StatusCode::NOT_FOUND, "No such dataset"),
             E::UnknownWorker { .. } => (StatusCode::NOT_FOUND, "No such worker"),
             E::UnknownBackfill { .. } => (StatusCode::NOT_FOUND, "No such backfill"),
             E::NoSchedule { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "The DAG has no schedule"),

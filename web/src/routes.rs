@@ -111,6 +111,8 @@ fn table() -> Table {
     .get("/runs/{run}/tasks/{task}", pages::task::page)
     .get("/runs/{run}/tasks/{task}/events", pages::task::events)
     .post("/runs/{run}/tasks/{task}/clear", pages::actions::clear_task)
+    .get("/datasets", pages::datasets::page)
+    .get("/datasets/events", pages::datasets::events)
     .get("/pools", pages::pools::page)
     .get("/pools/events", pages::pools::events)
     .post("/pools", pages::pools::set)
@@ -166,6 +168,10 @@ fn table() -> Table {
         "/api/v1/runs/{run}/tasks/{task}/rendered",
         api::tasks::rendered,
     )
+    .get("/api/v1/runs/{run}/datasets", api::datasets::of_run)
+    .get("/api/v1/datasets", api::datasets::list)
+    .get("/api/v1/datasets/events", api::datasets::events)
+    .post("/api/v1/datasets/events", api::datasets::push)
     .get("/api/v1/pools", api::pools::list)
     .get("/api/v1/pools/{pool}", api::pools::show)
     .put("/api/v1/pools/{pool}", api::pools::set)

@@ -11,7 +11,7 @@ use axum::{
 use pinwheel_scheduler::{
     engine::Changes,
     model::{
-        Catchup, Dag, DagId, Overlap, Param, ParamType, RunState, Schedule, Task, TaskId,
+        Catchup, Dag, DagId, DatasetName, Overlap, Param, ParamType, RunState, Schedule, Task, TaskId,
         TriggerRule,
     },
     secrets::{Connection, Environment, Keyring, Sources, new_key},
@@ -287,6 +287,7 @@ fn dag() -> Dag {
         allow_failure: false,
         concurrency: None,
         flow: Default::default(),
+        outlets: Vec::new(),
         with: serde_json::Map::new(),
     };
     let param = |param_type, default| Param {
@@ -311,6 +312,7 @@ fn dag() -> Dag {
         max_active_runs: 1,
         max_active_tasks: None,
         groups: Default::default(),
+        datasets: None,
         params: [
             (
                 "least".to_owned(),
@@ -345,6 +347,7 @@ async fn an_empty_house_says_what_to_do_next() {
     insta::assert_snapshot!("dags_empty", house.get("/dags").await.page());
     insta::assert_snapshot!("runs_empty", house.get("/runs").await.page());
     insta::assert_snapshot!("workers_empty", house.get("/workers").await.page());
+    insta::assert_snapshot!("datasets_empty", house.get("/datasets").await.page());
 }
 
 #[tokio::test]
@@ -399,6 +402,150 @@ async fn pools_and_workers_read_well() {
     insta::assert_snapshot!("pools", house.get("/pools").await.page());
     insta::assert_snapshot!("pools_change", house.get("/pools?pool=gpu").await.page());
     insta::assert_snapshot!("workers", house.get("/workers").await.page());
+}
+
+/// A dataset that is markup wherever it is not escaped.
+const PINS: &str = "s3://lake/\"><script>alert(1)</script>";
+
+impl House {
+    /// `pins`, whose task `report` updates [`PINS`], and `reads`, which waits for it and for `users`.
+    async fn with_datasets() -> Self {
+        let house = Self::empty().await;
+        let name = |text: &str| DatasetName::new(text).expect("a name");
+        let mut pins = dag();
+        pins.tasks[2].outlets = vec![name(PINS)];
+        let mut reads = dag();
+        reads.id = DagId::new("reads").expect("a name");
+        reads.datasets =
+            Some(serde_json::from_value(json!({ "all": [PINS, "users"] })).expect("an expression"));
+        for dag in [&pins, &reads] {
+            house
+                .store
+                .publish(&format!("{}.toml", dag.id), dag.id.as_str(), dag)
+                .await
+                .expect("the DAG is published");
+        }
+        house
+    }
+
+    async fn push(&self, body: &Value) -> Answer {
+        self.post("/api/v1/datasets/events", body).await
+    }
+}
+
+#[tokio::test]
+async fn datasets_read_well() {
+    let house = House::with_datasets().await;
+    let pushed = house
+        .push(&json!({ "dataset": PINS, "extra": { "note": HOSTILE } }))
+        .await;
+    assert_eq!(pushed.status, StatusCode::CREATED, "{}", pushed.text);
+    insta::assert_snapshot!("datasets", house.get("/datasets").await.page());
+    let dag = house.get("/dags/reads").await.page();
+    for words in ["still to come", "1 event", "No clock makes it run"] {
+        assert!(dag.contains(words), "{words}: {dag}");
+    }
+    let producer = house.get("/dags/pins").await.page();
+    assert!(producer.contains("When it succeeds"), "{producer}");
+    let run = house.push(&json!({ "dataset": "users" })).await.json()["runs"][0].clone();
+    let run = house.get(&format!("/runs/{run}")).await.page();
+    assert!(run.contains("Made by 2 events"), "{run}");
+    for page in [dag, producer, run] {
+        assert!(!page.contains("<script>alert"), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn the_api_pushes_events_and_lists_datasets() {
+    let house = House::with_datasets().await;
+    let first = house
+        .push(&json!({ "dataset": PINS, "extra": { "rows": 200 } }))
+        .await;
+    assert_eq!(first.status, StatusCode::CREATED, "{}", first.text);
+    assert_eq!(first.json()["runs"], json!([]), "`users` is still to come");
+    let all = house.get("/api/v1/datasets").await.json();
+    assert_eq!(all["datasets"][0]["dataset"], PINS);
+    assert_eq!(
+        all["datasets"][0]["producers"],
+        json!([{ "dag_id": "pins", "task_id": "report" }])
+    );
+    assert_eq!(all["datasets"][1]["consumers"], json!(["reads"]));
+    let events: Vec<_> = all["sets"][0]["members"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|member| member["events"].clone())
+        .collect();
+    assert_eq!(events, [json!(1), json!(0)]);
+    let detail = house.get("/api/v1/dags/reads").await.json();
+    assert_eq!(detail["datasets"], all["sets"][0]);
+
+    let second = house.push(&json!({ "dataset": "users" })).await.json();
+    let run = second["runs"][0].as_i64().expect("a run was made");
+    let shown = house.get(&format!("/api/v1/runs/{run}")).await.json();
+    assert_eq!(
+        (shown["dag_id"].as_str(), shown["kind"].as_str()),
+        (Some("reads"), Some("dataset"))
+    );
+    let made_by = house
+        .get(&format!("/api/v1/runs/{run}/datasets"))
+        .await
+        .json();
+    let made_by = made_by["events"].as_array().expect("a list").clone();
+    assert_eq!(made_by.len(), 2);
+    assert_eq!(made_by[1]["extra"], json!({ "rows": 200 }));
+    assert_eq!(shown["logical_date"], made_by[0]["at"]);
+    let page = house.get("/api/v1/datasets/events?limit=1").await.json();
+    assert_eq!(page["events"][0]["event_id"], second["event_id"]);
+    assert_eq!(page["next_before"], second["event_id"]);
+    let only = house
+        .get("/api/v1/datasets/events?dataset=users&limit=10")
+        .await
+        .json();
+    assert_eq!(only["events"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn the_api_refuses_events_that_do_not_fit() {
+    let house = House::with_datasets().await;
+    for (body, status, words) in [
+        (
+            json!({}),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "`dataset` is a URI or a name",
+        ),
+        (
+            json!({ "dataset": "a b" }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "found `a b`",
+        ),
+        (
+            json!({ "dataset": "user" }),
+            StatusCode::NOT_FOUND,
+            "did you mean `users`?",
+        ),
+        (
+            json!({ "dataset": "users", "extra": { "x": "y".repeat(70_000) } }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "`extra` has at most 65536 bytes",
+        ),
+        (
+            json!({ "dataset": "users", "extra": [] }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "a map",
+        ),
+        (
+            json!({ "dataset": "users", "exra": {} }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "unknown field `exra`",
+        ),
+    ] {
+        let refused = house.push(&body).await;
+        assert_eq!(refused.status, status, "{}", refused.text);
+        assert!(refused.text.contains(words), "{words}: {}", refused.text);
+    }
+    let none = house.get("/api/v1/datasets/events").await.json();
+    assert_eq!(none, json!({ "events": [], "next_before": null }));
 }
 
 #[tokio::test]

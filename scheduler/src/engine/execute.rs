@@ -31,7 +31,7 @@ use super::{
 use crate::{
     model::{InstanceId, template},
     secrets::Vault,
-    store::{Claimed, Ended, Ending, Fenced, LogLine, Span, Store},
+    store::{self, Claimed, Ended, Ending, Fenced, LogLine, Span, Store},
 };
 
 /// How long a kind may take to stop after it was told to; then its task is aborted.
@@ -328,9 +328,19 @@ impl Executor {
                 outputs.insert(id.to_owned(), output);
             }
         }
+        let mut triggering_datasets = BTreeMap::new();
+        if let Some(awaited) = &claimed.dag.datasets
+            && template::reads_datasets(&task.with)
+        {
+            triggering_datasets = self.datasets(claimed, stop).await?;
+            for name in awaited.names() {
+                triggering_datasets.entry(name.to_string()).or_default();
+            }
+        }
         let values = template::Values {
             params: claimed.params.clone(),
             outputs,
+            triggering_datasets,
             dag_id: claimed.dag_id.to_string(),
             run_id: claimed.execution.run_id.0,
             task_id: task.id.to_string(),
@@ -373,22 +383,44 @@ impl Executor {
         stop: &Stop,
     ) -> Result<BTreeMap<i32, Value>, Failure> {
         let ordinals: Vec<i32> = ordinals.iter().map(|(ordinal, _)| *ordinal).collect();
+        let run_id = claimed.execution.run_id;
+        self.ask("the outputs of upstream tasks", stop, || {
+            self.store.outputs(run_id, &ordinals)
+        })
+        .await
+    }
+
+    /// The events that made the run. Waits in the same way.
+    async fn datasets(
+        &self,
+        claimed: &Claimed,
+        stop: &Stop,
+    ) -> Result<BTreeMap<String, Vec<Value>>, Failure> {
+        let run_id = claimed.execution.run_id;
+        self.ask("the events that made the run", stop, || {
+            self.store.triggering_datasets(run_id)
+        })
+        .await
+    }
+
+    async fn ask<T, F: Future<Output = Result<T, store::Error>>>(
+        &self,
+        what: &str,
+        stop: &Stop,
+        question: impl Fn() -> F,
+    ) -> Result<T, Failure> {
         let mut pauses = Pauses::default();
         loop {
-            let question = self.outage.asking();
-            match self
-                .store
-                .outputs(claimed.execution.run_id, &ordinals)
-                .await
-            {
-                Ok(outputs) => {
-                    question.answered();
-                    return Ok(outputs);
+            let asking = self.outage.asking();
+            match question().await {
+                Ok(answer) => {
+                    asking.answered();
+                    return Ok(answer);
                 }
-                Err(error) if error.is_unavailable() => question.failed(&error),
+                Err(error) if error.is_unavailable() => asking.failed(&error),
                 Err(error) => {
                     return Err(Failure::retryable(format!(
-                        "the outputs of upstream tasks cannot be read: {error}"
+                        "{what} cannot be read: {error}"
                     )));
                 }
             }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    DagId, Schedule, TaskId, TriggerRule,
+    DagId, DatasetExpression, DatasetName, Schedule, TaskId, TriggerRule,
     schedule::{Jitter, Timetable},
     trigger_rule,
 };
@@ -21,6 +21,9 @@ pub struct Dag {
     pub description: String,
     /// When it runs by itself; `None` is only by hand.
     pub schedule: Option<Schedule>,
+    /// Which datasets it waits for; it runs whenever the set is complete, besides its schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datasets: Option<DatasetExpression>,
     /// No scheduled logical date before this.
     pub start: Option<DateTime<Utc>>,
     /// No scheduled logical date after this.
@@ -144,6 +147,9 @@ pub struct Task {
     /// What decides about it besides its trigger rule.
     #[serde(default, skip_serializing_if = "Flow::is_plain")]
     pub flow: Flow,
+    /// The datasets it updates when it succeeds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outlets: Vec<DatasetName>,
     /// The kind's own table as the file has it, templates not rendered.
     pub with: Map<String, Value>,
 }
@@ -297,6 +303,17 @@ impl Dag {
                 most,
             }),
         })
+    }
+
+    /// When it runs by itself, in words; `None` is only by hand.
+    pub fn runs_when(&self) -> Option<String> {
+        let by_time = self.schedule.as_ref().map(Schedule::describe);
+        let by_datasets = self
+            .datasets
+            .as_ref()
+            .map(|set| format!("after updates of {}", set.describe()));
+        let parts: Vec<String> = by_time.into_iter().chain(by_datasets).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     /// The task of that id, with its ordinal.

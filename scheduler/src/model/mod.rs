@@ -2,6 +2,7 @@
 
 pub mod backfill;
 pub mod dag_file;
+mod datasets;
 mod definition;
 pub mod flow;
 mod ids;
@@ -12,6 +13,7 @@ pub mod state;
 pub mod template;
 pub mod trigger_rule;
 
+pub use datasets::{DatasetExpression, DatasetName};
 pub use definition::{
     Catchup, Concurrency, Dag, Flow, Foreach, Group, Overlap, Param, ParamType, Params, ParamsError, Task,
 };

@@ -209,6 +209,7 @@ mod tests {
             max_active_runs: 1,
             max_active_tasks: None,
             groups: BTreeMap::new(),
+            datasets: None,
             params: BTreeMap::from([
                 (
                     "count".to_owned(),

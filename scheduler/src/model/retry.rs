@@ -104,6 +104,7 @@ mod tests {
             allow_failure: false,
             concurrency: None,
             flow: Default::default(),
+            outlets: Vec::new(),
             with: Map::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! What can go wrong between the orchestrator and its store.
 
 use crate::model::{
-    BackfillId, DagId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId,
+    BackfillId, DagId, DatasetName, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId,
     backfill::{BackfillState, MOST_DATES, RangeError},
 };
 
@@ -106,6 +106,16 @@ pub enum Error {
         /// How many tasks wait in it.
         ready: i64,
     },
+    /// No task updates a dataset of that name, and no DAG waits for it.
+    #[error(
+        "unknown dataset `{dataset}`: no task has it among its `outlets`, and no DAG waits for it"
+    )]
+    UnknownDataset {
+        /// The name that was asked for.
+        dataset: DatasetName,
+        /// The nearest name that is known.
+        nearest: Option<DatasetName>,
+    },
     /// No process of the engine has, or lately had, that number.
     #[error("unknown worker {worker_id}")]
     UnknownWorker {
@@ -186,6 +196,7 @@ impl Error {
             | Self::PoolIsDefault
             | Self::PoolIsNamed { .. }
             | Self::PoolIsBusy { .. }
+            | Self::UnknownDataset { .. }
             | Self::UnknownWorker { .. }
             | Self::UnknownBackfill { .. }
             | Self::NoSchedule { .. }
@@ -219,6 +230,7 @@ impl Error {
             | Self::PoolIsDefault
             | Self::PoolIsNamed { .. }
             | Self::PoolIsBusy { .. }
+            | Self::UnknownDataset { .. }
             | Self::UnknownWorker { .. }
             | Self::UnknownBackfill { .. }
             | Self::NoSchedule { .. }
@@ -285,6 +297,13 @@ impl Error {
             }
             Self::PoolIsBusy { .. } => {
                 Some("wait until they have ended, or cancel their runs".to_owned())
+            }
+            Self::UnknownDataset {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownDataset { nearest: None, .. } => {
+                Some("`pinwheel datasets list` shows the datasets there are".to_owned())
             }
             Self::UnknownWorker { .. } => {
                 Some("`pinwheel workers list --all` shows all there were".to_owned())

@@ -215,6 +215,7 @@ async fn run_values(
                     Some(_) | None => crate::model::Params::new(),
                 },
                 outputs: BTreeMap::new(),
+                triggering_datasets: BTreeMap::new(),
                 dag_id: dag_id.to_string(),
                 run_id: row.run_id.0,
                 task_id: String::new(),

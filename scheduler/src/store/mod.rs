@@ -8,6 +8,7 @@ mod asked;
 mod backfills;
 mod check;
 mod claim;
+mod datasets;
 mod durable;
 mod error;
 mod figures;

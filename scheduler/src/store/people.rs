@@ -260,8 +260,10 @@ impl Store {
         };
         audit(&mut transaction, actor, action, dag, None, &json!({})).await?;
         let mut step = Step::default();
-        self.start_runs(&mut transaction, &BTreeSet::from([dag.clone()]), &mut step)
-            .await?;
+        let dags = BTreeSet::from([dag.clone()]);
+        // What waited while it was paused makes one run; while it is paused this finds nothing.
+        self.fire(&mut transaction, &dags, &mut step).await?;
+        self.start_runs(&mut transaction, &dags, &mut step).await?;
         self.finish(&mut transaction, &mut step).await?;
         transaction.commit().await?;
         Ok(())

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::{Error, FileErrorRow, Store, settle::Step};
+use super::{Error, FileErrorRow, Store, datasets, settle::Step};
 use crate::model::{
     Dag, DagId, VersionId,
     schedule::{Past, first_since},
@@ -220,6 +220,21 @@ impl Store {
             next_dates.push(next.map(|next| next.interval.logical_date()));
             next_fires.push(next.map(|next| next.fires_at));
         }
+        let before = |change: &Change<'_>| {
+            let version = change.current.current_version;
+            version.and_then(|version| self.known_definition(version))
+        };
+        // A DAG that was gone waits for nothing, whatever its last version said.
+        let befores: Vec<Option<Arc<Dag>>> = changes
+            .iter()
+            .map(|change| before(change).filter(|_| change.current.present))
+            .collect();
+        let named = changes.iter().zip(&befores);
+        datasets::publish(
+            connection,
+            named.map(|(change, before)| (change.file.dag.as_ref(), before.as_deref())),
+        )
+        .await?;
         let dags = || changes.iter().map(|change| change.file.dag);
         let ids: Vec<String> = dags().map(|dag| dag.id.to_string()).collect();
         let names: Vec<String> = changes
@@ -228,9 +243,7 @@ impl Store {
             .collect();
         let versions: Vec<i64> = versions.iter().map(|version| version.0).collect();
         let descriptions: Vec<String> = dags().map(|dag| dag.description.clone()).collect();
-        let schedules: Vec<Option<String>> = dags()
-            .map(|dag| dag.schedule.as_ref().map(|schedule| schedule.text()))
-            .collect();
+        let schedules: Vec<Option<String>> = dags().map(|dag| schedule_text(dag)).collect();
         let active_runs: Vec<i32> = dags()
             .map(|dag| i32::try_from(dag.max_active_runs).unwrap_or(i32::MAX))
             .collect();
@@ -319,6 +332,17 @@ impl Store {
                 version_id: version,
             })
     }
+}
+
+/// When a DAG runs by itself, as lists say it.
+fn schedule_text(dag: &Dag) -> Option<String> {
+    let by_time = dag.schedule.as_ref().map(|schedule| schedule.text());
+    let by_datasets = dag
+        .datasets
+        .as_ref()
+        .map(|set| format!("datasets: {}", set.describe()));
+    let parts: Vec<String> = by_time.into_iter().chain(by_datasets).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// Ticks before this instant are never made up for.

@@ -99,6 +99,8 @@ pub struct Removed {
     pub frozen: u64,
     /// Entries of the audit trail.
     pub audit: u64,
+    /// Events of datasets.
+    pub dataset_events: u64,
     /// Workers that have ended.
     pub workers: u64,
     /// Versions that no run refers to.
@@ -109,7 +111,7 @@ pub struct Removed {
 
 impl Removed {
     /// Each part with its name.
-    pub fn parts(&self) -> [(&'static str, u64); 11] {
+    pub fn parts(&self) -> [(&'static str, u64); 12] {
         [
             ("runs", self.runs),
             ("task_instances", self.task_instances),
@@ -119,6 +121,7 @@ impl Removed {
             ("outputs", self.outputs),
             ("frozen", self.frozen),
             ("audit", self.audit),
+            ("dataset_events", self.dataset_events),
             ("workers", self.workers),
             ("versions", self.versions),
             ("gates", self.gates),
@@ -141,6 +144,7 @@ impl AddAssign for Removed {
         self.outputs += other.outputs;
         self.frozen += other.frozen;
         self.audit += other.audit;
+        self.dataset_events += other.dataset_events;
         self.workers += other.workers;
         self.versions += other.versions;
         self.gates += other.gates;
@@ -165,6 +169,7 @@ pub struct Pass {
 enum Stage {
     Runs(Runs),
     Audit,
+    DatasetEvents,
     Workers,
     Versions,
     Gates,
@@ -276,7 +281,24 @@ impl Pass {
                 let query =
                     sqlx::query_file!("src/store/queries/delete_old_audit.sql", *old, ROWS_A_STEP);
                 let audit = query.execute(&store.engine).await?.rows_affected();
-                (Removed { audit, ..nothing }, ROWS_A_STEP, Stage::Workers)
+                (
+                    Removed { audit, ..nothing },
+                    ROWS_A_STEP,
+                    Stage::DatasetEvents,
+                )
+            }
+            Stage::DatasetEvents => {
+                let query = sqlx::query_file!(
+                    "src/store/queries/delete_old_dataset_events.sql",
+                    *old,
+                    ROWS_A_STEP
+                );
+                let dataset_events = query.execute(&store.engine).await?.rows_affected();
+                let removed = Removed {
+                    dataset_events,
+                    ..nothing
+                };
+                (removed, ROWS_A_STEP, Stage::Workers)
             }
             Stage::Workers => {
                 let query = sqlx::query_file!(
@@ -319,6 +341,7 @@ impl Pass {
                         .await?;
                 let counted = Removed {
                     audit: rows(counted.audit),
+                    dataset_events: rows(counted.dataset_events),
                     workers: rows(counted.workers),
                     versions: rows(counted.versions),
                     gates: rows(counted.gates),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::{
-    Dag, DagId, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId,
+    Dag, DagId, DatasetName, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId,
     TaskState, TryOutcome, VersionId, WorkerId,
     schedule::{Occurrence, Past, Planned},
 };
@@ -542,3 +542,85 @@ pub struct Cleared {
 
 /// A task's output as stored.
 pub type Output = Value;
+
+/// What an event of a dataset carries besides its instant: a small table.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DatasetExtra(pub(super) serde_json::Map<String, Value>);
+
+/// What a push came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PushedDatasetEvent {
+    /// The event.
+    pub event_id: i64,
+    /// The runs that it made, by completing their sets.
+    pub runs: Vec<RunId>,
+}
+
+/// A dataset that a DAG names.
+#[derive(Debug, Clone, Serialize)]
+pub struct DatasetRow {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The tasks that update it.
+    pub producers: Vec<DatasetProducer>,
+    /// The DAGs that wait for it.
+    pub consumers: Vec<DagId>,
+    /// Its newest event.
+    pub last_event: Option<DatasetEventRow>,
+}
+
+/// A task with a dataset among its outlets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatasetProducer {
+    /// Its DAG.
+    pub dag_id: DagId,
+    /// The task.
+    pub task_id: TaskId,
+}
+
+/// One update of a dataset.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DatasetEventRow {
+    /// The event; later ones of one dataset have larger numbers.
+    pub event_id: i64,
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// When it was.
+    pub at: DateTime<Utc>,
+    /// The DAG whose task it was; `None` when it was pushed.
+    pub dag_id: Option<DagId>,
+    /// The run.
+    pub run_id: Option<RunId>,
+    /// The task.
+    pub task_id: Option<TaskId>,
+    /// Who pushed it, if it was no task.
+    pub pushed_by: Option<String>,
+    /// The task's output, or what was pushed.
+    pub extra: Value,
+    /// The runs it has made, alone or with others.
+    pub runs: Vec<RunId>,
+}
+
+/// What a DAG waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatasetSetRow {
+    /// The DAG.
+    pub dag_id: DagId,
+    /// While it is paused, events wait and make no run.
+    pub paused: bool,
+    /// The set in words.
+    pub words: String,
+    /// Its datasets, by name.
+    pub members: Vec<DatasetMember>,
+}
+
+/// A dataset of a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatasetMember {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// How many events wait for the DAG's next run.
+    pub events: i64,
+    /// When the newest of them was.
+    pub last_at: Option<DateTime<Utc>>,
+}

@@ -38,9 +38,10 @@ impl Row {
     }
 }
 
+/// A run that was inserted.
 pub(super) struct Made {
     pub(super) run_id: RunId,
-    dag_id: DagId,
+    pub(super) dag_id: DagId,
     pub(super) logical_date: DateTime<Utc>,
     kind: RunKind,
 }
@@ -423,6 +424,7 @@ pub(super) fn default_params(definition: &crate::model::Dag) -> Value {
     }
 }
 
+/// Inserts runs, leaving out those that exist; returns the new ones.
 pub(super) async fn create_runs(
     connection: &mut PgConnection,
     rows: &[Row],

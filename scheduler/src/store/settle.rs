@@ -215,6 +215,19 @@ impl Step {
         std::mem::take(&mut self.left_gates)
     }
 
+    /// Notes DAGs, locked already, that have a new run to start. Whoever serves its queues hears of it.
+    pub(super) fn start_later(&mut self, dags: impl IntoIterator<Item = DagId>) {
+        for dag in dags {
+            self.have_room.insert(dag);
+            self.touched_queued = true;
+        }
+    }
+
+    /// The versions of the runs it changes.
+    pub(super) fn versions(&self) -> impl Iterator<Item = VersionId> + '_ {
+        self.versions.values().copied()
+    }
+
     fn run_ids(&self) -> Vec<i64> {
         self.versions.keys().map(|run_id| run_id.0).collect()
     }
@@ -342,6 +355,7 @@ impl Store {
             let task = task_at(&dag, ended.execution.ordinal);
             matches!(ended.ending, Ending::Success { .. })
                 && ended.lines.is_empty()
+                && task.outlets.is_empty()
                 && ended.rendered.is_none()
                 && !ended.execution.continues
                 && dag.max_active_tasks.is_none()
@@ -509,6 +523,10 @@ impl Store {
                 .zip(&next)
                 .filter(|(ended, _)| accepted.contains(&ended.execution.instance_id))
         };
+        let succeeded = accepted_now()
+            .filter(|(_, next)| next.state == TaskState::Success)
+            .map(|(ended, next)| (ended, next.output.as_ref()));
+        self.announce_settled(connection, succeeded, step).await?;
 
         write::attachments(connection, batch).await?;
         write::sleepers(connection, accepted_now()).await?;

@@ -3,6 +3,7 @@
 mod backfills;
 mod calls;
 mod check;
+mod datasets;
 mod left_over;
 mod model;
 mod plans;

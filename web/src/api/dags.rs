@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ACTOR,
+    datasets::DatasetSet,
     input::{Asked, Body},
     types::{
         Dag, DagDetail, DagTask, Dags, FileError, NextRun, NextRuns, Run, SkippedTicks, Timing,
@@ -75,6 +76,10 @@ pub(crate) async fn show(
         tracing::error!(%error, "params cannot be written as JSON");
         Failure::internal()
     })?;
+    let datasets = match &definition.datasets {
+        Some(_) => state.store.dataset_sets(Some(&row.dag_id)).await?,
+        None => Vec::new(),
+    };
     let tasks = definition.tasks.iter().map(|task| DagTask {
         task_id: task.id.to_string(),
         kind: task.kind.clone(),
@@ -88,6 +93,7 @@ pub(crate) async fn show(
         retries: task.retries,
         pool: task.pool.clone(),
         queue: task.queue.clone(),
+        outlets: task.outlets.iter().map(ToString::to_string).collect(),
         with: task.with.clone(),
     });
     let skipped = state.store.skipped_ticks(&row.dag_id, SKIPPED).await?;
@@ -99,12 +105,10 @@ pub(crate) async fn show(
             .map(NextRun::from)
             .collect(),
         skipped_ticks: skipped.into_iter().map(SkippedTicks::from).collect(),
-        schedule_words: definition
-            .schedule
-            .as_ref()
-            .map(|schedule| schedule.describe()),
+        schedule_words: definition.runs_when(),
         max_active_runs: definition.max_active_runs,
         params,
+        datasets: datasets.into_iter().next().map(DatasetSet::from),
         tasks: tasks.collect(),
         dag: row.into(),
     }))

@@ -3,6 +3,7 @@
 pub(crate) mod backfills;
 pub(crate) mod connections;
 pub(crate) mod dags;
+pub(crate) mod datasets;
 pub(crate) mod input;
 pub(crate) mod pools;
 pub(crate) mod runs;
@@ -35,6 +36,7 @@ const ACTOR: &str = "api";
         (name = "Runs", description = "What runs and ran"),
         (name = "Backfills", description = "Ranges of logical dates that are run on purpose"),
         (name = "Tasks", description = "The tasks of a run"),
+        (name = "Datasets", description = "What tasks update and DAGs wait for"),
         (name = "Pools", description = "How many tasks run at once"),
         (name = "Connections", description = "How to reach services outside"),
         (name = "Variables", description = "Values that templates read"),
@@ -46,6 +48,7 @@ const ACTOR: &str = "api";
         backfills::list, backfills::show, backfills::dates, backfills::create, backfills::dry_run, backfills::pause,
         backfills::resume, backfills::cancel,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
+        datasets::list, datasets::events, datasets::push, datasets::of_run,
         pools::list, pools::show, pools::set, pools::delete,
         connections::list, connections::show, connections::set, connections::delete, connections::test,
         variables::list, variables::show, variables::set, variables::delete,

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::datasets::DatasetSet;
+
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -274,6 +276,8 @@ pub(crate) struct DagDetail {
     /// The params a run takes, by name.
     #[schema(value_type = Object)]
     pub(crate) params: Value,
+    /// What it waits for, if a set of datasets makes it run.
+    pub(crate) datasets: Option<DatasetSet>,
     /// In topological order.
     pub(crate) tasks: Vec<DagTask>,
 }
@@ -289,6 +293,8 @@ pub(crate) struct DagTask {
     pub(crate) retries: u32,
     pub(crate) pool: String,
     pub(crate) queue: String,
+    /// The datasets it updates when it succeeds.
+    pub(crate) outlets: Vec<String>,
     /// The kind's own table as the file has it.
     #[schema(value_type = Object)]
     pub(crate) with: Map<String, Value>,

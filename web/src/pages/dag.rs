@@ -55,6 +55,8 @@ struct DagPage {
     upcoming: Vec<Upcoming>,
     /// Why there are no next runs, when it is not that there is no schedule.
     no_upcoming: &'static str,
+    /// The set of datasets that makes it run, in words; empty for none.
+    awaited: String,
     zone: String,
     timing: Vec<(&'static str, String)>,
     skipped: Vec<SkippedLine>,
@@ -218,6 +220,11 @@ pub(crate) async fn show(
             .unwrap_or_default(),
         timing: timing(&definition),
         skipped: skipped.iter().map(SkippedLine::from).collect(),
+        awaited: definition
+            .datasets
+            .as_ref()
+            .map(|set| set.describe())
+            .unwrap_or_default(),
         graph: Graph::of_definition(&definition),
         can_trigger: row.present,
     };
@@ -454,15 +461,16 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
         rows,
         runs: runs.iter().map(RunLine::from).collect(),
     };
-    Ok(vec![
-        Region {
-            name: "head",
-            html: Html::of(&head)?,
-        },
-        Region {
-            name: "runs",
-            html: Html::of(&list)?,
-        },
-        backfills,
-    ])
+    let datasets = super::datasets::of_dag(&state, &row.dag_id, &definition).await?;
+    let mut regions = vec![Region {
+        name: "head",
+        html: Html::of(&head)?,
+    }];
+    regions.extend(datasets);
+    regions.push(Region {
+        name: "runs",
+        html: Html::of(&list)?,
+    });
+    regions.push(backfills);
+    Ok(regions)
 }

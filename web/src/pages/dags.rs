@@ -105,10 +105,7 @@ pub(crate) async fn words(state: &WebState, dag: &DagRow) -> Result<Option<Strin
         return Ok(None);
     }
     let definition = state.store.definition(dag.version_id).await?;
-    Ok(definition
-        .schedule
-        .as_ref()
-        .map(|schedule| schedule.describe()))
+    Ok(definition.runs_when())
 }
 
 fn matches(dag: &DagRow, query: &str) -> bool {

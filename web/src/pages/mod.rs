@@ -5,6 +5,7 @@ pub(crate) mod backfills;
 pub(crate) mod connections;
 pub(crate) mod dag;
 pub(crate) mod dags;
+pub(crate) mod datasets;
 pub(crate) mod home;
 pub(crate) mod pools;
 pub(crate) mod reference;

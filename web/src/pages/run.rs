@@ -9,7 +9,7 @@ use axum::{
 };
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use pinwheel_scheduler::{
-    model::{Dag, RunState, TaskState},
+    model::{Dag, RunKind, RunState, TaskState},
     store::{InstanceRow, RunRow},
 };
 use serde::Deserialize;
@@ -155,11 +155,14 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
     let graph = Graph::of_run(&definition, &instances);
     let head = head(&run, &instances);
     let tasks = timetable(&run, &definition, &instances, Utc::now());
-    Ok(vec![
-        Region {
-            name: "head",
-            html: Html::of(&head)?,
-        },
+    let mut regions = vec![Region {
+        name: "head",
+        html: Html::of(&head)?,
+    }];
+    if run.kind == RunKind::Dataset {
+        regions.push(super::datasets::of_run(&state, run.run_id).await?);
+    }
+    regions.extend([
         Region {
             name: "graph",
             html: Html::of(&graph)?,
@@ -168,7 +171,8 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
             name: "tasks",
             html: Html::of(&tasks)?,
         },
-    ])
+    ]);
+    Ok(regions)
 }
 
 fn head(run: &RunRow, instances: &[InstanceRow]) -> HeadRegion {

@@ -37,6 +37,7 @@ pub(super) fn task(id: &str, kind: &str, upstream: &[usize]) -> Task {
         allow_failure: false,
         concurrency: None,
         flow: Default::default(),
+        outlets: Vec::new(),
         with: Map::new(),
     }
 }
@@ -62,6 +63,7 @@ pub(super) fn dag() -> Dag {
         overlap: Overlap::Queue,
         max_active_runs: 1,
         max_active_tasks: None,
+        datasets: None,
         params: Default::default(),
         groups: Default::default(),
         tasks,

@@ -7,11 +7,12 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use toml::{Spanned, de::DeValue};
 
 use super::{
+    datasets,
     diagnostic::{Report, quoted},
     read::Syntax,
     table::{Table, Text, word, wrong_type},
 };
-use crate::model::{Catchup, DagId, Overlap, Schedule};
+use crate::model::{Catchup, DagId, DatasetExpression, Overlap, Schedule};
 
 /// The table `[dag]`.
 #[derive(Default)]
@@ -19,6 +20,7 @@ pub(super) struct Header {
     pub(super) id: Option<DagId>,
     pub(super) description: String,
     pub(super) schedule: Option<Schedule>,
+    pub(super) datasets: Option<DatasetExpression>,
     pub(super) start: Option<DateTime<Utc>>,
     pub(super) end: Option<DateTime<Utc>>,
     pub(super) catchup: Catchup,
@@ -79,7 +81,11 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
     let overlaps = Overlap::ALL.map(|overlap| (overlap.as_str(), overlap));
     let schedule = dag
         .value("schedule")
+        .filter(|value| !datasets::is_meant(value))
         .and_then(|value| schedule(value, start, reading_zone, report));
+    let datasets = dag
+        .value("schedule")
+        .and_then(|value| datasets::awaited(value, report));
     Header {
         id: dag.name("id", report).and_then(|id| DagId::new(id.text)),
         description: dag
@@ -87,6 +93,7 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
             .map(|text| text.text)
             .unwrap_or_default(),
         schedule,
+        datasets,
         start,
         end,
         catchup,
@@ -267,6 +274,7 @@ fn schedule(
         DeValue::Array(items) => {
             let schedules: Vec<_> = items
                 .iter()
+                .filter(|item| !datasets::is_meant(item))
                 .map(|item| schedule(item, start, zone, report))
                 .collect();
             Schedule::any_of(schedules.into_iter().collect::<Option<Vec<_>>>()?)

@@ -1,5 +1,6 @@
 //! Reads DAG files: bytes in, a validated [`Dag`] or every error of the file out. No I/O: whoever has the bytes asks.
 
+mod datasets;
 mod declared;
 mod diagnostic;
 mod flow;
@@ -183,6 +184,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         id,
         description,
         schedule,
+        datasets,
         start,
         end,
         catchup,
@@ -226,6 +228,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
                 depends_on_previous: draft.policy.depends_on_previous,
                 ..draft.flow.flow
             },
+            outlets: draft.outlets,
             with: draft.with,
         });
     }
@@ -249,6 +252,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         id: id?,
         description,
         schedule,
+        datasets,
         start,
         end,
         catchup,

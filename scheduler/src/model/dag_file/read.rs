@@ -11,6 +11,7 @@ use toml::{
 };
 
 use super::{
+    datasets,
     declared::{Runs, params},
     diagnostic::{Report, quoted, quoted_list},
     flow::{self, DraftFlow, DraftGroup, FLOW_KEYS},
@@ -19,7 +20,7 @@ use super::{
     table::{Table, Text, check_name},
     with,
 };
-use crate::model::{Param, TaskId};
+use crate::model::{DatasetName, Param, TaskId};
 
 /// What a file says, read as far as it can be.
 pub(super) struct Draft<'t, 's> {
@@ -39,13 +40,14 @@ pub(super) struct DraftTask<'t, 's> {
     pub(super) after: Vec<Text>,
     pub(super) policy: Policy,
     pub(super) flow: DraftFlow<'t, 's>,
+    pub(super) outlets: Vec<DatasetName>,
     pub(super) with: Map<String, Value>,
     pub(super) with_value: Option<&'t Spanned<DeValue<'s>>>,
 }
 
 pub(super) const FILE_KEYS: [&str; 5] = ["dag", "params", "defaults", "groups", "tasks"];
 /// The keys that belong to a task alone, besides those of [`FLOW_KEYS`].
-const OWN_KEYS: [&str; 3] = ["kind", "after", "with"];
+const OWN_KEYS: [&str; 4] = ["kind", "after", "outlets", "with"];
 
 /// Every key of a task.
 pub(super) fn task_keys() -> Vec<&'static str> {
@@ -86,7 +88,7 @@ pub(super) fn read<'t, 's>(
             Header::default()
         }
     };
-    let runs = if header.schedule.is_some() {
+    let runs = if header.schedule.is_some() || header.datasets.is_some() {
         Runs::Scheduled
     } else {
         Runs::ByHand
@@ -216,6 +218,7 @@ fn task<'t, 's>(
         after: table.texts("after", report),
         policy,
         flow,
+        outlets: datasets::outlets(table, report),
         with,
         with_value,
     }

@@ -16,7 +16,7 @@ use super::{
     with::inside,
 };
 use crate::model::{
-    Param,
+    DatasetName, Param,
     flow::BRANCH,
     template::{
         self, NAMES, Name,
@@ -310,7 +310,10 @@ impl Checking<'_, '_, '_> {
             return self.unknown_root(root, span, report);
         };
         if self.reads == Reads::BeforeItStarts
-            && matches!(root.as_str(), "outputs" | "try_number" | "var" | "conn")
+            && matches!(
+                root.as_str(),
+                "outputs" | "try_number" | "triggering_datasets" | "var" | "conn"
+            )
         {
             report.refuse(
                 span,
@@ -384,10 +387,12 @@ impl Checking<'_, '_, '_> {
                 let message = format!("`{root}` is a plain value and has no {}", quoted(key));
                 report.refuse(span, message, "", None);
             }
+            (Name::Datasets, [dataset, ..]) => self.dataset(dataset, span, report),
             (
                 Name::Params
                 | Name::Variables
                 | Name::Connections
+                | Name::Datasets
                 | Name::Table(_)
                 | Name::Scalar
                 | Name::Item
@@ -418,6 +423,33 @@ impl Checking<'_, '_, '_> {
             span,
             format!("unknown name {} in a template", quoted(root)),
             "not a name",
+            hint,
+        );
+    }
+
+    fn dataset(&self, name: &str, span: Range<usize>, report: &mut Report<'_>) {
+        let awaited = self.draft.header.datasets.as_ref();
+        let names = || {
+            let names = awaited.into_iter().flat_map(|set| set.names());
+            names.map(DatasetName::as_str)
+        };
+        if names().any(|known| known == name) {
+            return;
+        }
+        let hint = match awaited {
+            None => Some("add `schedule = { datasets = { all = [\"…\"] } }` to `[dag]`".to_owned()),
+            // `triggering_datasets.s3` is what is left of a URI that is not in brackets.
+            Some(_) => report.guess(name, names(), || {
+                Some(format!(
+                    "write one in brackets, as in `triggering_datasets[\"{}\"]`",
+                    names().next().unwrap_or_default()
+                ))
+            }),
+        };
+        report.refuse(
+            span,
+            format!("the DAG does not wait for the dataset {}", quoted(name)),
+            "",
             hint,
         );
     }

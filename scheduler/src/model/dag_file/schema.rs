@@ -4,7 +4,7 @@ use pinwheel_tasks::{Field, FieldType, Kind, Presence, Registry};
 use serde_json::{Map, Value, json};
 
 use super::{header::MAX_ACTIVE_RUNS, policy::Policy};
-use crate::model::{Overlap, ParamType, TriggerRule};
+use crate::model::{DatasetName, Overlap, ParamType, TriggerRule};
 
 const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$";
 const DURATION: &str = r"^\s*(\d+\s*(ms|s|m|h|d|w)\s*)+$";
@@ -85,6 +85,26 @@ pub fn schema(registry: &Registry) -> Value {
                             "at": { "type": "array", "minItems": 1, "items": { "type": "string" }, "description": "The dates at which it runs" },
                         },
                     },
+                    {
+                        "type": "object",
+                        "required": ["datasets"],
+                        "additionalProperties": false,
+                        "properties": { "datasets": { "$ref": "#/$defs/datasets" } },
+                    },
+                ],
+            },
+            "dataset": {
+                "type": "string",
+                "description": "A dataset: a URI or a name",
+                "pattern": r"^[^\s{}]+$",
+                "maxLength": DatasetName::LONGEST,
+            },
+            "datasets": {
+                "description": "The datasets whose updates it waits for: one, `all` of several, or `any` of them",
+                "oneOf": [
+                    { "$ref": "#/$defs/dataset" },
+                    datasets("all", "It runs when each of them was updated"),
+                    datasets("any", "It runs when one of them was updated"),
                 ],
             },
         },
@@ -140,6 +160,17 @@ fn dag() -> Value {
                 "maximum": 10_000,
                 "description": "How many tasks of one run may be running at once; no limit without it",
             },
+        },
+    })
+}
+
+fn datasets(key: &str, description: &str) -> Value {
+    json!({
+        "type": "object",
+        "required": [key],
+        "additionalProperties": false,
+        "properties": {
+            key: { "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/datasets" }, "description": description },
         },
     })
 }
@@ -246,6 +277,16 @@ fn task(registry: &Registry) -> Value {
             "uniqueItems": true,
             "default": [],
             "description": "The tasks or groups directly upstream",
+        }),
+    );
+    properties.insert(
+        "outlets".to_owned(),
+        json!({
+            "type": "array",
+            "items": { "$ref": "#/$defs/dataset" },
+            "uniqueItems": true,
+            "default": [],
+            "description": "The datasets it updates when it succeeds",
         }),
     );
     properties.insert(

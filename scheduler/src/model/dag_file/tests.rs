@@ -1,3 +1,5 @@
+mod datasets;
+
 use std::{fmt::Write, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -529,7 +531,7 @@ error: unknown name `env` in a template
    |
 26 |   "{{ ds.upper() }}", "{{ outputs.lend.x }}", "{{ params.limt }}", "{{ now() }}", "{{ env.HOME }}", "{{ outputs }}",
    |                                                                                       ^^^^^^^^ not a name
-   = hint: a template may use `params`, `outputs`, `dag`, `run`, `task`, `try_number`, `logical_date`, `data_interval_start`, `data_interval_end`, `ds`, `ds_nodash`, `ts`
+   = hint: a template may use `params`, `outputs`, `triggering_datasets`, `dag`, `run`, `task`, `try_number`, `logical_date`, `data_interval_start`, `data_interval_end`, `ds`, `ds_nodash`, `ts`
 
 error: `outputs` needs the name of a task
   --> dags/a.toml:26:105

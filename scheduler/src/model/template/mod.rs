@@ -29,6 +29,8 @@ pub struct Values {
     pub params: Params,
     /// The outputs of finished tasks, by task id.
     pub outputs: BTreeMap<String, Value>,
+    /// The events that made the run, by dataset, oldest first.
+    pub triggering_datasets: BTreeMap<String, Vec<Value>>,
     /// The DAG's id.
     pub dag_id: String,
     /// The run's number.
@@ -90,6 +92,8 @@ pub(super) enum Name {
     Variables,
     /// Connections, by id and one of [`CONNECTION_KEYS`].
     Connections,
+    /// The events of the datasets that the DAG waits for, by dataset.
+    Datasets,
     /// A table with just these keys.
     Table(&'static [&'static str]),
     /// Text or a number.
@@ -100,12 +104,16 @@ pub(super) enum Name {
     ItemIndex,
 }
 
+/// The name of the events that made a run.
+const DATASETS: &str = "triggering_datasets";
+
 /// Every name a template may begin a path with.
-pub(super) const NAMES: [(&str, Name); 14] = [
+pub(super) const NAMES: [(&str, Name); 17] = [
     ("params", Name::Params),
     ("outputs", Name::Outputs),
     ("var", Name::Variables),
     ("conn", Name::Connections),
+    (DATASETS, Name::Datasets),
     ("dag", Name::Table(&["id"])),
     ("run", Name::Table(&["id"])),
     ("task", Name::Table(&["id"])),
@@ -238,6 +246,19 @@ fn collect(value: &Value, reads: &mut Reads) {
     }
 }
 
+/// Says whether the templates of a `with` table read the events that made the run.
+pub fn reads_datasets(with: &Map<String, Value>) -> bool {
+    fn reads(value: &Value) -> bool {
+        match value {
+            Value::String(text) => language::is_template(text) && text.contains(DATASETS),
+            Value::Array(items) => items.iter().any(reads),
+            Value::Object(table) => table.values().any(reads),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    with.values().any(reads)
+}
+
 /// Names a filter that exists.
 pub(super) fn is_filter(name: &str) -> bool {
     is_known(name, "name is filter")
@@ -293,6 +314,7 @@ fn names(values: &Values, secrets: &Secrets) -> Map<String, Value> {
         "outputs": values.outputs,
         "var": secrets.variables,
         "conn": secrets.connections,
+        DATASETS: values.triggering_datasets,
         "dag": { "id": values.dag_id },
         "run": { "id": values.run_id },
         "task": { "id": values.task_id },

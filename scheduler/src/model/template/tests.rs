@@ -15,6 +15,13 @@ fn values() -> Values {
             "land".to_owned(),
             json!({ "manifest": "s3://lake/m.json", "records": 245, "partitions": [{ "partition": 0 }], "none": null }),
         )]),
+        triggering_datasets: BTreeMap::from([(
+            "s3://lake/pins".to_owned(),
+            vec![
+                json!({ "extra": { "rows": 2 } }),
+                json!({ "extra": { "rows": 3 } }),
+            ],
+        )]),
         dag_id: "pins".to_owned(),
         run_id: 7,
         task_id: "clean".to_owned(),
@@ -40,6 +47,10 @@ fn a_lone_expression_keeps_its_type() {
         ("{{ outputs['land']['partitions'][0].partition }}", json!(0)),
         ("{{ outputs.land }}", values().outputs["land"].clone()),
         ("{{ outputs.land.none }}", Value::Null),
+        (
+            "{{ (triggering_datasets[\"s3://lake/pins\"] | last).extra.rows }}",
+            json!(3),
+        ),
         ("{{ params.min > 2 }}", json!(true)),
         ("{{ params.tags }}", json!(["a", "b"])),
         ("{{ params.min / 2 }}", json!(1.5)),

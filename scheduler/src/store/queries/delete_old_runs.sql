@@ -11,6 +11,8 @@ with instances as (
     delete from map_item where instance_id = any (array(select instance_id from instances))
 ), params as (
     delete from run_params where run_id = any($1::bigint[])
+), sets as (
+    delete from run_dataset_event where run_id = any($1::bigint[])
 ), runs as (
     delete from run where run_id = any($1::bigint[]) returning run_id
 )

@@ -347,6 +347,7 @@ async fn what_a_dry_run_counts_is_what_a_pass_removes_and_it_changes_nothing() {
             outputs: 90,
             frozen: 90,
             audit: 1,
+            dataset_events: 0,
             workers: 1,
             versions: 2,
             gates: 0,
