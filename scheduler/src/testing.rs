@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use crate::{
     engine::Changes,
     model::{
-        Catchup, Dag, DagId, Params, RunId, RunKind, RunState, Task, TaskId, TaskState, TriggerRule,
+        Alerts, Catchup, Dag, DagId, Params, RunId, RunKind, RunState, Task, TaskId, TaskState,
+        TriggerRule,
     },
     store::{NewRun, Store},
 };
@@ -52,6 +53,7 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1_000,
         max_active_tasks: None,
+        alerts: Alerts::default(),
         params: BTreeMap::new(),
         tasks: made,
     }

@@ -100,7 +100,9 @@ impl From<store::Error> for Failure {
             | store::Error::PoolIsDefault
             | store::Error::PoolIsNamed { .. }
             | store::Error::PoolIsBusy { .. }
-            | store::Error::UnknownWorker { .. } => Self::invalid(message),
+            | store::Error::UnknownWorker { .. }
+            | store::Error::UnknownMessage { .. }
+            | store::Error::MessageIsDelivered { .. } => Self::invalid(message),
             store::Error::Definition { .. }
             | store::Error::Migrate(_)
             | store::Error::Database(_) => Self::failed(message),

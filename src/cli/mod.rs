@@ -8,6 +8,7 @@ mod db;
 mod emulate;
 mod env;
 mod logs;
+mod notifications;
 pub(crate) mod output;
 mod pools;
 pub(crate) mod query;
@@ -87,6 +88,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, size and delete pools
     #[command(subcommand)]
     Pools(pools::Command),
+    /// List, test and repeat what people are told
+    #[command(subcommand)]
+    Notifications(notifications::Command),
     /// List and show workers and schedulers
     #[command(subcommand)]
     Workers(workers::Command),
@@ -148,6 +152,7 @@ impl CommandLine {
             Command::Dags(command) => command.run(&settings()?).await,
             Command::Runs(command) => command.run(&settings()?).await,
             Command::Pools(command) => command.run(&settings()?).await,
+            Command::Notifications(command) => command.run(&settings()?).await,
             Command::Workers(command) => command.run(&settings()?).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),

@@ -127,6 +127,10 @@ impl From<store::Error> for Failure {
             E::UnknownVersion { .. } => (StatusCode::NOT_FOUND, "No such version"),
             E::UnknownPool { .. } => (StatusCode::NOT_FOUND, "No such pool"),
             E::UnknownWorker { .. } => (StatusCode::NOT_FOUND, "No such worker"),
+            E::UnknownMessage { .. } => (StatusCode::NOT_FOUND, "No such message"),
+            E::MessageIsDelivered { .. } => {
+                (StatusCode::CONFLICT, "The message has been delivered")
+            }
             E::PoolIsDefault | E::PoolIsNamed { .. } | E::PoolIsBusy { .. } => {
                 (StatusCode::CONFLICT, "The pool is needed")
             }

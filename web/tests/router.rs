@@ -272,6 +272,7 @@ fn dag() -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1,
         max_active_tasks: None,
+        alerts: Default::default(),
         params: [
             (
                 "least".to_owned(),

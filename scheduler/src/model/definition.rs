@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DagId, Schedule, TaskId, TriggerRule, trigger_rule};
+use super::{Alerts, DagId, Schedule, TaskId, TriggerRule, trigger_rule};
 
 /// A validated DAG.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Dag {
     /// How many tasks of one run may be running at once, as in Airflow 3; `None` is no limit of the DAG's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_active_tasks: Option<u32>,
+    /// What people are told.
+    #[serde(default, skip_serializing_if = "Alerts::is_empty")]
+    pub alerts: Alerts,
     /// The params a run takes.
     pub params: BTreeMap<String, Param>,
     /// All tasks in topological order; an *ordinal* is an index into this list.

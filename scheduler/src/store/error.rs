@@ -1,6 +1,8 @@
 //! What can go wrong between the orchestrator and its store.
 
-use crate::model::{DagId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId};
+use crate::model::{
+    DagId, MessageId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId,
+};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +111,18 @@ pub enum Error {
         /// The number that was asked for.
         worker_id: WorkerId,
     },
+    /// No message has that number.
+    #[error("unknown message {message_id}")]
+    UnknownMessage {
+        /// The number that was asked for.
+        message_id: MessageId,
+    },
+    /// A message that has arrived is not sent again.
+    #[error("message {message_id} has been delivered")]
+    MessageIsDelivered {
+        /// The message.
+        message_id: MessageId,
+    },
     /// A stored definition cannot be read by this version of Pinwheel.
     #[error("the stored definition of version {version_id} cannot be read: {source}")]
     Definition {
@@ -147,6 +161,8 @@ impl Error {
             | Self::PoolIsNamed { .. }
             | Self::PoolIsBusy { .. }
             | Self::UnknownWorker { .. }
+            | Self::UnknownMessage { .. }
+            | Self::MessageIsDelivered { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         }
@@ -174,6 +190,8 @@ impl Error {
             | Self::PoolIsNamed { .. }
             | Self::PoolIsBusy { .. }
             | Self::UnknownWorker { .. }
+            | Self::UnknownMessage { .. }
+            | Self::MessageIsDelivered { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         };
@@ -236,6 +254,12 @@ impl Error {
             }
             Self::UnknownWorker { .. } => {
                 Some("`pinwheel workers list --all` shows all there were".to_owned())
+            }
+            Self::UnknownMessage { .. } => {
+                Some("`pinwheel notifications list` shows the last ones".to_owned())
+            }
+            Self::MessageIsDelivered { .. } => {
+                Some("only messages that did not arrive can be sent again".to_owned())
             }
             Self::UnknownVersion { .. } | Self::Definition { .. } | Self::Migrate(_) => None,
             Self::Database(_) if self.is_away() => {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::{Error, FileErrorRow, Store, settle::Step};
+use super::{Error, FileErrorRow, Store, alerts, settle::Step};
 use crate::model::{
     Dag, DagId, VersionId,
     schedule::{Past, first_since, intervals_due},
@@ -196,6 +196,7 @@ impl Store {
         let mut sinces = Vec::with_capacity(changes.len());
         let mut next_dates = Vec::with_capacity(changes.len());
         let mut next_fires = Vec::with_capacity(changes.len());
+        let mut tellers = Vec::new();
         for change in changes {
             let dag = change.file.dag;
             let before = change
@@ -208,6 +209,10 @@ impl Store {
                 change.current.schedule_since,
                 change.current.now,
             );
+            let told_before = before.is_some_and(|before| !before.alerts.is_empty());
+            if told_before || !dag.alerts.is_empty() {
+                tellers.push(dag.as_ref());
+            }
             let next = dag.schedule.as_ref().and_then(|schedule| {
                 let past = Past {
                     start: dag.start,
@@ -249,9 +254,9 @@ impl Store {
             &sinces,
             shift as _
         )
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
-        Ok(())
+        alerts::publish_health(connection, &tellers, shift).await
     }
 
     /// Records which files have errors now; what is not among them is good again or gone.
@@ -409,6 +414,7 @@ async fn insert_versions(
         .map(|(version, change)| (*version, change.file.dag.as_ref()))
         .collect();
     insert_tasks(connection, &fresh).await?;
+    alerts::publish(connection, &fresh).await?;
     Ok(versions)
 }
 

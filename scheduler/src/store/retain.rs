@@ -21,6 +21,8 @@ const RUNS_A_STEP: usize = 20;
 const INSTANCES_A_STEP: i64 = 1_000;
 /// Rows of history that are removed in one transaction at most.
 const ROWS_A_STEP: i64 = 5_000;
+/// Messages that are removed in one transaction at most; each takes its notifications along.
+const MESSAGES_A_STEP: i64 = 200;
 /// Versions that are removed in one transaction at most; each takes its tasks and edges along.
 const VERSIONS_A_STEP: i64 = 20;
 
@@ -105,11 +107,13 @@ pub struct Removed {
     pub versions: u64,
     /// Gates that nobody has used for an hour.
     pub gates: u64,
+    /// Messages to people that are over.
+    pub messages: u64,
 }
 
 impl Removed {
     /// Each part with its name.
-    pub fn parts(&self) -> [(&'static str, u64); 11] {
+    pub fn parts(&self) -> [(&'static str, u64); 12] {
         [
             ("runs", self.runs),
             ("task_instances", self.task_instances),
@@ -122,6 +126,7 @@ impl Removed {
             ("workers", self.workers),
             ("versions", self.versions),
             ("gates", self.gates),
+            ("messages", self.messages),
         ]
     }
 
@@ -144,6 +149,7 @@ impl AddAssign for Removed {
         self.workers += other.workers;
         self.versions += other.versions;
         self.gates += other.gates;
+        self.messages += other.messages;
     }
 }
 
@@ -166,6 +172,7 @@ enum Stage {
     Runs(Runs),
     Audit,
     Workers,
+    Messages,
     Versions,
     Gates,
     Rest,
@@ -285,7 +292,23 @@ impl Pass {
                     ROWS_A_STEP
                 );
                 let workers = query.execute(&store.engine).await?.rows_affected();
-                (Removed { workers, ..nothing }, ROWS_A_STEP, Stage::Versions)
+                (Removed { workers, ..nothing }, ROWS_A_STEP, Stage::Messages)
+            }
+            Stage::Messages => {
+                let query = sqlx::query_file_scalar!(
+                    "src/store/queries/delete_old_messages.sql",
+                    *old,
+                    MESSAGES_A_STEP
+                );
+                let messages = rows(query.fetch_one(&store.engine).await?);
+                (
+                    Removed {
+                        messages,
+                        ..nothing
+                    },
+                    MESSAGES_A_STEP,
+                    Stage::Versions,
+                )
             }
             Stage::Versions => {
                 let query = sqlx::query_file!(
@@ -322,6 +345,7 @@ impl Pass {
                     workers: rows(counted.workers),
                     versions: rows(counted.versions),
                     gates: rows(counted.gates),
+                    messages: rows(counted.messages),
                     ..nothing
                 };
                 (counted, i64::MAX, Stage::Done)

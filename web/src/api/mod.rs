@@ -2,6 +2,7 @@
 
 pub(crate) mod dags;
 pub(crate) mod input;
+pub(crate) mod notifications;
 pub(crate) mod pools;
 pub(crate) mod runs;
 pub(crate) mod tasks;
@@ -33,6 +34,7 @@ const ACTOR: &str = "api";
         (name = "Tasks", description = "The tasks of a run"),
         (name = "Pools", description = "How many tasks run at once"),
         (name = "Workers", description = "What runs them"),
+        (name = "Notifications", description = "What people are told"),
     ),
     paths(
         dags::list, dags::show, dags::trigger, dags::pause, dags::unpause,
@@ -40,6 +42,7 @@ const ACTOR: &str = "api";
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
         pools::list, pools::show, pools::set, pools::delete,
         workers::list, workers::show,
+        notifications::list, notifications::retry, notifications::deadlines,
     ),
 )]
 struct Document;

@@ -36,6 +36,7 @@ pub(crate) fn note(code: &str) -> Option<Note> {
         "cancelled" => "Cancelled. Running tasks are being stopped.",
         "cleared" => "Cleared: the tasks run again.",
         "pool_set" => "Set. What runs goes on; what is claimed next obeys it.",
+        "message_retried" => "It goes out again.",
         "pool_deleted" => "Deleted.",
         _ => return None,
     };

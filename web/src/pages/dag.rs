@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Layout, dag_id, render_with,
+    Layout, dag_id, notifications, render_with,
     view::{DagLine, RunLine, task_address},
 };
 use crate::{
@@ -369,14 +369,14 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
         rows,
         runs: runs.iter().map(RunLine::from).collect(),
     };
-    Ok(vec![
-        Region {
-            name: "head",
-            html: Html::of(&head)?,
-        },
-        Region {
-            name: "runs",
-            html: Html::of(&list)?,
-        },
-    ])
+    let mut regions = vec![Region {
+        name: "head",
+        html: Html::of(&head)?,
+    }];
+    regions.extend(notifications::of_dag(&state, &row.dag_id, &definition.alerts).await?);
+    regions.push(Region {
+        name: "runs",
+        html: Html::of(&list)?,
+    });
+    Ok(regions)
 }

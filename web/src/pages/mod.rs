@@ -4,6 +4,7 @@ pub(crate) mod actions;
 pub(crate) mod dag;
 pub(crate) mod dags;
 pub(crate) mod home;
+pub(crate) mod notifications;
 pub(crate) mod pools;
 pub(crate) mod reference;
 pub(crate) mod run;

@@ -15,7 +15,7 @@ use pinwheel_scheduler::{
 use serde::Deserialize;
 
 use super::{
-    Layout, find_run, render, run_id,
+    Layout, find_run, notifications, render, run_id,
     view::{RunLine, task_address},
 };
 use crate::{
@@ -155,11 +155,17 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
     let graph = Graph::of_run(&definition, &instances);
     let head = head(&run, &instances);
     let tasks = timetable(&run, &definition, &instances, Utc::now());
-    Ok(vec![
-        Region {
-            name: "head",
-            html: Html::of(&head)?,
-        },
+    let deadlines = if definition.alerts.deadlines.is_empty() {
+        None
+    } else {
+        notifications::of_run(&state.store.run_deadlines(run.run_id).await?)?
+    };
+    let mut regions = vec![Region {
+        name: "head",
+        html: Html::of(&head)?,
+    }];
+    regions.extend(deadlines);
+    regions.extend([
         Region {
             name: "graph",
             html: Html::of(&graph)?,
@@ -168,7 +174,8 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
             name: "tasks",
             html: Html::of(&tasks)?,
         },
-    ])
+    ]);
+    Ok(regions)
 }
 
 fn head(run: &RunRow, instances: &[InstanceRow]) -> HeadRegion {

@@ -57,6 +57,7 @@ pub(super) fn dag() -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1,
         max_active_tasks: None,
+        alerts: Default::default(),
         params: Default::default(),
         tasks,
     }

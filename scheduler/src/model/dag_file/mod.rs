@@ -1,5 +1,6 @@
 //! Reads DAG files: bytes in, a validated [`Dag`] or every error of the file out. No I/O: whoever has the bytes asks.
 
+mod alerts;
 mod declared;
 mod diagnostic;
 mod graph;
@@ -23,7 +24,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Dag, DagId, Task};
+use super::{Alerts, Dag, DagId, Task};
 
 pub use diagnostic::Diagnostic;
 pub use render::{Colour, render};
@@ -183,6 +184,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         catchup,
         max_active_runs,
         max_active_tasks,
+        no_success_for,
     } = draft.header;
     let order = graph.order.as_ref()?;
     let mut ordinals = vec![0; order.len()];
@@ -230,6 +232,11 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         catchup,
         max_active_runs: max_active_runs.unwrap_or(MAX_ACTIVE_RUNS),
         max_active_tasks,
+        alerts: Alerts {
+            no_success_for,
+            deadlines: draft.deadlines,
+            notify: draft.notify,
+        },
         params: draft
             .params
             .into_iter()

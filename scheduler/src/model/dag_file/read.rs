@@ -11,6 +11,7 @@ use toml::{
 };
 
 use super::{
+    alerts,
     declared::{Runs, params},
     diagnostic::{Report, quoted, quoted_list},
     header::{Header, header},
@@ -18,7 +19,7 @@ use super::{
     table::{Table, Text, check_name},
     with,
 };
-use crate::model::{Param, TaskId};
+use crate::model::{Deadline, Notify, Param, TaskId};
 
 /// What a file says, read as far as it can be.
 pub(super) struct Draft<'t, 's> {
@@ -27,6 +28,8 @@ pub(super) struct Draft<'t, 's> {
     pub(super) params: BTreeMap<String, Option<Param>>,
     /// In the order of the file.
     pub(super) tasks: Vec<DraftTask<'t, 's>>,
+    pub(super) deadlines: Vec<Deadline>,
+    pub(super) notify: Vec<Notify>,
 }
 
 /// One table `[tasks.ID]`.
@@ -40,7 +43,8 @@ pub(super) struct DraftTask<'t, 's> {
     pub(super) with_value: Option<&'t Spanned<DeValue<'s>>>,
 }
 
-pub(super) const FILE_KEYS: [&str; 4] = ["dag", "params", "defaults", "tasks"];
+pub(super) const FILE_KEYS: [&str; 6] =
+    ["dag", "params", "defaults", "tasks", "deadline", "notify"];
 pub(super) const TASK_KEYS: [&str; 14] = [
     "kind",
     "after",
@@ -119,6 +123,8 @@ pub(super) fn read<'t, 's>(
             header,
             params,
             tasks: Vec::new(),
+            deadlines: Vec::new(),
+            notify: Vec::new(),
         });
     };
     let entries = tasks.entries();
@@ -167,10 +173,15 @@ pub(super) fn read<'t, 's>(
         );
         return None;
     }
+    let ids: Vec<&str> = drafts.iter().map(|task| task.id.as_str()).collect();
+    let deadlines = alerts::deadlines(&file, &ids, runs, syntax, report);
+    let notify = alerts::notify(&file, &ids, syntax, report);
     Some(Draft {
         header,
         params,
         tasks: drafts,
+        deadlines,
+        notify,
     })
 }
 

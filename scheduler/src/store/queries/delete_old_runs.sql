@@ -9,6 +9,8 @@ with instances as (
     delete from resume where instance_id = any (array(select instance_id from instances))
 ), params as (
     delete from run_params where run_id = any($1::bigint[])
+), deadlines as (
+    delete from run_deadline where run_id = any($1::bigint[])
 ), runs as (
     delete from run where run_id = any($1::bigint[]) returning run_id
 )
