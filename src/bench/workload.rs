@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use chrono_tz::Tz;
 use clap::ValueEnum;
-use pinwheel_scheduler::model::{Catchup, Dag, DagId, Schedule, Task, TaskId, TriggerRule};
+use pinwheel_scheduler::model::{Alerts, Catchup, Dag, DagId, Schedule, Task, TaskId, TriggerRule};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -150,6 +150,7 @@ fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateT
         catchup: Catchup::None,
         max_active_runs: 10_000,
         max_active_tasks: None,
+        alerts: Alerts::default(),
         params: BTreeMap::new(),
         tasks,
     }

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn people_read_which_channel_fails_and_what_became_of_each_message() {
         let at: DateTime<Utc> = "2026-01-02T03:04:05Z".parse().expect("an instant");
-        let channel = |name: &str, failing| ChannelRow {
+        let channel = |name: &str, failing: bool| ChannelRow {
             channel: name.to_owned(),
             kind: Some("webhook".to_owned()),
             target: "https://hooks.example.com".to_owned(),
