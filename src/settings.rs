@@ -419,6 +419,15 @@ impl Settings {
         })
     }
 
+    /// These settings in a process that serves the pages itself: without `web.url`, messages link to where that is.
+    pub(crate) fn linking_to_itself(&self, served: &str) -> Self {
+        let mut settings = self.clone();
+        if settings.web_url.is_none() {
+            settings.channels = settings.channels.linking_to(served.to_owned());
+        }
+        settings
+    }
+
     /// The database, which `role` cannot do without.
     pub(crate) fn require_database(&self, role: &str) -> Result<&str> {
         self.database_url

@@ -6,6 +6,7 @@ mod cleaning;
 mod harness;
 mod landing;
 mod main_job;
+mod notifications;
 mod object_store;
 mod outage;
 mod process;
