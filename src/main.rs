@@ -8,6 +8,7 @@ mod demo;
 mod embedded;
 mod failure;
 mod logging;
+mod notify;
 mod progress;
 mod registry;
 mod roles;

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pinwheel_scheduler::{
-    engine::{self, Changes, Engine, OnLease, Roles, SystemClock},
+    engine::{self, Changes, Delivery, Engine, OnLease, Roles, SystemClock},
     store::Store,
 };
 use pinwheel_streaming::{
@@ -322,6 +322,7 @@ pub(crate) async fn start_engine(
         heartbeat: settings.worker.heartbeat,
         grace,
         on_lease,
+        delivery: Delivery::by(settings.channels.clone()),
         retention: settings.retention,
         secrets: settings.secrets.sources()?,
         ..engine::Options::default()

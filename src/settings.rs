@@ -23,7 +23,10 @@ use pinwheel_tasks::{
 };
 use serde::Deserialize;
 
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    notify::{ChannelTable, Channels},
+};
 
 /// The settings file that is read when no other is named and it exists.
 const DEFAULT_FILE: &str = "pinwheel.toml";
@@ -135,6 +138,15 @@ pub(crate) struct Flags {
         value_name = "ADDRESS:PORT"
     )]
     web_bind: Option<SocketAddr>,
+    /// `web.url`: where people find the pages, for links in messages [default: http:// and web.bind]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_WEB_URL",
+        value_name = "URL"
+    )]
+    web_url: Option<String>,
     /// `ingest.bind`: where pins are posted [default: 127.0.0.1:8000]
     #[arg(
         long,
@@ -261,6 +273,10 @@ pub(crate) struct Settings {
     /// Where `clean` tasks write: every dataset has a folder of its name below it.
     pub(crate) clean_prefix: Location,
     pub(crate) web_bind: SocketAddr,
+    /// Where people find the pages; `None` is `web_bind`.
+    pub(crate) web_url: Option<String>,
+    /// Whom messages can go to.
+    pub(crate) channels: Channels,
     pub(crate) ingest_bind: SocketAddr,
     /// Only for roles that serve nothing else.
     pub(crate) metrics_bind: Option<SocketAddr>,
@@ -425,6 +441,17 @@ impl Settings {
             check_name("worker.queues", queue)?;
         }
         check_labels(&file.worker.labels)?;
+        let web_bind = flags
+            .web_bind
+            .or(file.web.bind)
+            .unwrap_or(([127, 0, 0, 1], 8080).into());
+        let web_url = web_url(flags.web_url.clone().or(file.web.url))?;
+        for channel in file.notify.channels.keys() {
+            check_name("notify.channels", channel)?;
+        }
+        let links = web_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{web_bind}"));
         Ok(Self {
             data_dir: flags.data_dir.clone(),
             database_url: flags.database_url.clone().or(file.database.url),
@@ -445,10 +472,9 @@ impl Settings {
                     .as_deref()
                     .or(file.lake.clean_prefix.as_deref()),
             )?,
-            web_bind: flags
-                .web_bind
-                .or(file.web.bind)
-                .unwrap_or(([127, 0, 0, 1], 8080).into()),
+            web_bind,
+            web_url,
+            channels: Channels::read(file.notify.channels, links)?,
             ingest_bind: flags
                 .ingest_bind
                 .or(file.ingest.bind)
@@ -480,6 +506,15 @@ impl Settings {
                 tools: flags.tools.clone().or(file.embedded.tools),
             },
         })
+    }
+
+    /// These settings in a process that serves the pages itself: without `web.url`, messages link to where that is.
+    pub(crate) fn linking_to_itself(&self, served: &str) -> Self {
+        let mut settings = self.clone();
+        if settings.web_url.is_none() {
+            settings.channels = settings.channels.linking_to(served.to_owned());
+        }
+        settings
     }
 
     /// The database, which `role` cannot do without.
@@ -610,6 +645,21 @@ fn retention(
     })
 }
 
+fn web_url(given: Option<String>) -> Result<Option<String>> {
+    let Some(text) = given else {
+        return Ok(None);
+    };
+    let is_good = reqwest::Url::parse(&text)
+        .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
+    if is_good {
+        return Ok(Some(text.trim_end_matches('/').to_owned()));
+    }
+    Err(
+        Failure::invalid(format!("`web.url` is `{text}`, which is no web address"))
+            .hint("write where people find the pages, such as https://pinwheel.example.com"),
+    )
+}
+
 fn default_slots() -> usize {
     4 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
@@ -660,12 +710,13 @@ struct File {
     s3: S3Table,
     dags: DagsTable,
     lake: LakeTable,
-    web: BindTable,
+    web: WebTable,
     ingest: BindTable,
     metrics: BindTable,
     worker: WorkerTable,
     retention: RetentionTable,
     secrets: SecretsTable,
+    notify: NotifyTable,
     embedded: EmbeddedTable,
 }
 
@@ -702,6 +753,19 @@ struct DagsTable {
 #[serde(default, deny_unknown_fields)]
 struct LakeTable {
     clean_prefix: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct WebTable {
+    bind: Option<SocketAddr>,
+    url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NotifyTable {
+    channels: BTreeMap<String, ChannelTable>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -866,6 +930,7 @@ mod tests {
         assert!(file.metrics.bind.is_some() && !file.worker.labels.is_empty());
         check_labels(&file.worker.labels).expect("the labels fit");
         assert!(file.dags.folder.is_some() && file.embedded.tools.is_some());
+        assert!(file.web.url.is_some() && file.notify.channels.len() == 3);
         assert!(file.retention.runs.is_some() && file.retention.keep.is_some());
         assert!(file.secrets.key.is_some() && file.secrets.key_file.is_some());
     }
@@ -1020,6 +1085,58 @@ mod tests {
             report.contains("pinwheel secrets key") && !report.contains("hunter2"),
             "{report}"
         );
+    }
+
+    #[test]
+    fn a_channel_that_cannot_work_is_refused_with_its_setting() {
+        let mail = "kind = \"email\"\nhost = \"mail\"\nfrom = \"a@example.com\"\n";
+        for (text, told) in [
+            (
+                "kind = \"webhook\"\nurl = \"nowhere\"\n".to_owned(),
+                "notify.channels.ops.url",
+            ),
+            (
+                "kind = \"webhook\"\nurl = \"http://x\"\nsecret = \"env:PINWHEEL_NOT_SET\"\n"
+                    .to_owned(),
+                "PINWHEEL_NOT_SET",
+            ),
+            (format!("{mail}to = []\n"), "notify.channels.ops.to"),
+            (
+                format!("{mail}to = [\"no address\"]\n"),
+                "notify.channels.ops.to",
+            ),
+            (
+                format!("{mail}to = [\"b@example.com\"]\nuser = \"u\"\n"),
+                "`user` and `password`",
+            ),
+            (
+                format!(
+                    "{mail}to = [\"b@example.com\"]\nuser = \"u\"\npassword = \"p\"\nsecurity = \"none\"\n"
+                ),
+                "anybody can read",
+            ),
+            ("kind = \"pigeon\"\n".to_owned(), "pigeon"),
+        ] {
+            let failure = read(&format!("[notify.channels.ops]\n{text}"), &[]).expect_err(told);
+            let report = format!("{:?}", miette::Report::new(failure));
+            assert!(report.contains(told), "{report}");
+        }
+        assert!(
+            read(
+                "[notify.channels.\"a b\"]\nkind = \"slack\"\nurl = \"http://x\"\n",
+                &[]
+            )
+            .is_err()
+        );
+        assert!(read("[web]\nurl = \"pinwheel\"\n", &[]).is_err());
+    }
+
+    #[test]
+    fn secrets_of_channels_are_not_in_what_is_printed_of_the_settings() {
+        let text = "[notify.channels.ops]\nkind = \"webhook\"\nurl = \"https://x/hidden-path\"\nsecret = \"hidden-secret\"\n\n\
+            [notify.channels.mail]\nkind = \"email\"\nhost = \"mail\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\nuser = \"u\"\npassword = \"hidden-word\"\n";
+        let settings = read(text, &[]).expect("valid");
+        assert!(!format!("{settings:?}").contains("hidden"), "{settings:?}");
     }
 
     #[test]

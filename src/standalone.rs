@@ -122,6 +122,8 @@ impl Standalone {
             grace: GRACE,
             on_lease,
         };
+        let web_url = format!("http://{}", roles::local_address(&web)?);
+        let settings = &settings.linking_to_itself(&web_url);
         let engine = roles::start_engine(settings, store.clone(), parts).await?;
 
         let running = Running {
@@ -130,7 +132,7 @@ impl Standalone {
             database_url: database_url.to_owned(),
             kafka: kafka.clone(),
             s3: s3.clone(),
-            web_url: format!("http://{}", roles::local_address(&web)?),
+            web_url,
             ingest_url: format!("http://{}", ingest.address()),
             dags_folder: settings.dags_folder.clone(),
         };

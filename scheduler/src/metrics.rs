@@ -107,6 +107,19 @@ static REMOVED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register(counter)
 });
 
+/// Messages to people that were tried to be delivered, by what became of it.
+pub(crate) static DELIVERIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let counter = IntCounterVec::new(
+        Opts::new(
+            "pinwheel_deliveries_total",
+            "Deliveries of messages to people that this process has tried, by what became of them",
+        ),
+        &["outcome"],
+    )
+    .expect("the name and the label are valid");
+    register(counter)
+});
+
 /// Counts what a step of retention has removed.
 pub(crate) fn count_removed(removed: &Removed) {
     for (what, rows) in removed.parts() {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::{
     engine::Changes,
     model::{
-        Catchup, Dag, DagId, Overlap, Params, RunId, RunKind, RunState, Task, TaskId, TaskState,
+        Alerts, Catchup, Dag, DagId, Overlap, Params, RunId, RunKind, RunState, Task, TaskId, TaskState,
         TriggerRule,
     },
     store::{NewRun, Store},
@@ -58,6 +58,7 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         max_active_runs: 1_000,
         max_active_tasks: None,
         datasets: None,
+        alerts: Alerts::default(),
         params: BTreeMap::new(),
         groups: Default::default(),
         tasks: made,

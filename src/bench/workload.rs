@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike, Timelike, Utc};
 use chrono_tz::Tz;
 use clap::ValueEnum;
 use pinwheel_scheduler::model::{
-    Catchup, Dag, DagId, Overlap, Schedule, Task, TaskId, TriggerRule,
+    Alerts, Catchup, Dag, DagId, Overlap, Schedule, Task, TaskId, TriggerRule,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -157,6 +157,7 @@ fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateT
         max_active_runs: 10_000,
         max_active_tasks: None,
         datasets: None,
+        alerts: Alerts::default(),
         params: BTreeMap::new(),
         groups: Default::default(),
         tasks,

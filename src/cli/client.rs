@@ -152,7 +152,9 @@ impl From<store::Error> for Failure {
             | store::Error::Range(_)
             | store::Error::NothingToBackfill { .. }
             | store::Error::BackfillIsOpen { .. }
-            | store::Error::BackfillIsFinal { .. } => Self::invalid(message),
+            | store::Error::BackfillIsFinal { .. }
+            | store::Error::UnknownMessage { .. }
+            | store::Error::MessageIsDelivered { .. } => Self::invalid(message),
             store::Error::Definition { .. }
             | store::Error::Migrate(_)
             | store::Error::Database(_) => Self::failed(message),

@@ -13,6 +13,7 @@ mod emulate;
 mod env;
 mod init;
 mod logs;
+mod notifications;
 pub(crate) mod output;
 mod pools;
 pub(crate) mod query;
@@ -114,6 +115,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// Look after the keys that seal connections and variables
     #[command(subcommand)]
     Secrets(secrets::Command),
+    /// List, test and repeat what people are told
+    #[command(subcommand)]
+    Notifications(notifications::Command),
     /// List and show workers and schedulers
     #[command(subcommand)]
     Workers(workers::Command),
@@ -181,6 +185,7 @@ impl CommandLine {
             Command::Connections(command) => command.run(&settings()?).await,
             Command::Variables(command) => command.run(&settings()?).await,
             Command::Secrets(command) => command.run(&settings()?).await,
+            Command::Notifications(command) => command.run(&settings()?).await,
             Command::Workers(command) => command.run(&settings()?).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),

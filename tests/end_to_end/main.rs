@@ -8,6 +8,7 @@ mod harness;
 mod kinds;
 mod landing;
 mod main_job;
+mod notifications;
 mod object_store;
 mod outage;
 mod process;

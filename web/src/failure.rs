@@ -134,6 +134,10 @@ impl From<store::Error> for Failure {
             E::NothingToBackfill { .. } => (StatusCode::CONFLICT, "Nothing to backfill"),
             E::BackfillIsOpen { .. } => (StatusCode::CONFLICT, "The DAG has a backfill"),
             E::BackfillIsFinal { .. } => (StatusCode::CONFLICT, "The backfill is over"),
+            E::UnknownMessage { .. } => (StatusCode::NOT_FOUND, "No such message"),
+            E::MessageIsDelivered { .. } => {
+                (StatusCode::CONFLICT, "The message has been delivered")
+            }
             E::PoolIsDefault | E::PoolIsNamed { .. } | E::PoolIsBusy { .. } => {
                 (StatusCode::CONFLICT, "The pool is needed")
             }

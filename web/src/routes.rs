@@ -129,6 +129,12 @@ fn table() -> Table {
     .post("/variables/{variable}/delete", pages::variables::delete)
     .get("/workers", pages::workers::page)
     .get("/workers/events", pages::workers::events)
+    .get("/notifications", pages::notifications::page)
+    .get("/notifications/events", pages::notifications::events)
+    .post(
+        "/notifications/{message}/retry",
+        pages::notifications::retry,
+    )
     .get("/api", pages::reference::page)
     .get("/api/v1/openapi.json", api::openapi)
     .get("/api/v1/dags", api::dags::list)
@@ -190,6 +196,15 @@ fn table() -> Table {
     .delete("/api/v1/variables/{variable}", api::variables::delete)
     .get("/api/v1/workers", api::workers::list)
     .get("/api/v1/workers/{worker}", api::workers::show)
+    .get("/api/v1/notifications", api::notifications::list)
+    .post(
+        "/api/v1/notifications/{message}/retry",
+        api::notifications::retry,
+    )
+    .get(
+        "/api/v1/runs/{run}/deadlines",
+        api::notifications::deadlines,
+    )
     .get("/assets/{file}", assets::serve)
     .get("/healthz", health::healthz)
     .get("/readyz", health::readyz)

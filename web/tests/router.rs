@@ -8,11 +8,12 @@ use axum::{
     body::{Body, to_bytes},
     http::{Method, Request, Response, StatusCode},
 };
+use chrono::TimeDelta;
 use pinwheel_scheduler::{
     engine::Changes,
     model::{
-        Catchup, Dag, DagId, DatasetName, Overlap, Param, ParamType, RunState, Schedule, Task, TaskId,
-        TriggerRule,
+        Alerts, Catchup, Dag, DagId, DatasetName, Deadline, Event, MessageId, Notify, Origin, Overlap,
+        Param, ParamType, RunState, Schedule, Task, TaskId, TriggerRule,
     },
     secrets::{Connection, Environment, Keyring, Sources, new_key},
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
@@ -197,6 +198,130 @@ impl House {
     }
 }
 
+/// A DAG that tells `ops` of a deadline, which its one run has missed; the message did not arrive.
+async fn a_house_that_cannot_tell() -> (House, i64) {
+    let house = House::empty().await;
+    let mut dag = dag();
+    dag.params.clear();
+    dag.alerts = Alerts {
+        no_success_for: Some(Duration::from_secs(26 * 3600)),
+        deadlines: vec![Deadline {
+            name: format!("by breakfast {HOSTILE}"),
+            from: Origin::Queued,
+            after: Duration::from_secs(60),
+            task: Some(TaskId::new("land").expect("a name")),
+        }],
+        notify: vec![Notify {
+            on: vec![Event::Deadline, Event::Failure],
+            to: "ops".to_owned(),
+            tasks: Vec::new(),
+            cool_down: Duration::from_secs(300),
+        }],
+    };
+    house
+        .store
+        .publish("pins.toml", "[dag]\nid = \"pins\"\n", &dag)
+        .await
+        .expect("the DAG is published");
+    let made = house.post("/api/v1/dags/pins/runs", &json!({})).await;
+    let run = made.json()["run_id"].as_i64().expect("a run has a number");
+    let later = TimeDelta::minutes(2);
+    assert!(house.store.strike(later).await.expect("it strikes"));
+    house.store.gather(later).await.expect("it gathers");
+    let message = house
+        .store
+        .lease_messages(1, later)
+        .await
+        .expect("it leases")
+        .remove(0);
+    let pause = Duration::from_secs(3600);
+    house
+        .store
+        .not_delivered(&message, &format!("refused {HOSTILE}"), pause, later)
+        .await
+        .expect("it is noted");
+    (house, run)
+}
+
+#[tokio::test]
+async fn what_is_missed_and_does_not_arrive_is_seen_where_somebody_would_look() {
+    let (house, run) = a_house_that_cannot_tell().await;
+    for (path, told) in [
+        ("/".to_owned(), "Notifications do not reach"),
+        ("/notifications".to_owned(), "Send again"),
+        (format!("/runs/{run}"), "by breakfast"),
+        ("/dags/pins".to_owned(), "by breakfast"),
+    ] {
+        let answer = house.get(&path).await;
+        let page = answer.page();
+        assert!(page.contains(told), "{path}: {page}");
+        assert!(!page.contains("<script>alert"), "{path}: {page}");
+        if !path.starts_with("/notifications") && path != "/" {
+            assert!(page.contains("missed"), "{path}: {page}");
+        }
+    }
+    insta::assert_snapshot!("notifications", house.get("/notifications").await.page());
+    let page = house.get("/dags/pins").await.page();
+    assert!(
+        page.contains("at least every 1d 2h") && page.contains("ops: deadline, failure"),
+        "{page}"
+    );
+    let home = house.get("/").await.page();
+    assert!(home.contains("1 channel does not work"), "{home}");
+}
+
+#[tokio::test]
+async fn the_api_tells_of_deadlines_and_lets_a_message_go_out_again() {
+    let (house, run) = a_house_that_cannot_tell().await;
+    let deadlines = house.get(&format!("/api/v1/runs/{run}/deadlines")).await;
+    let deadline = &deadlines.json()["deadlines"][0];
+    assert_eq!(
+        (&deadline["state"], &deadline["task_id"]),
+        (&"missed".into(), &"land".into())
+    );
+    let missing = house.get("/api/v1/runs/99/deadlines").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+
+    let listed = house
+        .get("/api/v1/notifications?dag=pins&failing=true")
+        .await
+        .json();
+    let message = &listed["messages"][0];
+    assert_eq!(
+        (&message["state"], &message["event"], &message["run_id"]),
+        (&"failing".into(), &"deadline".into(), &run.into())
+    );
+    assert_eq!(
+        (
+            &listed["channels"][0]["failing"],
+            &listed["channels"][0]["waiting"]
+        ),
+        (&true.into(), &1.into())
+    );
+    let number = message["message"].as_i64().expect("it has a number");
+    let retry = format!("/api/v1/notifications/{number}/retry");
+    let again = house.post(&retry, &json!({})).await;
+    assert_eq!(again.status, StatusCode::OK, "{}", again.text);
+    house
+        .store
+        .delivered(MessageId(number))
+        .await
+        .expect("it is noted");
+    let late = house.post(&retry, &json!({})).await;
+    assert_eq!(late.status, StatusCode::CONFLICT, "{}", late.text);
+    for nothing in [
+        "/api/v1/notifications/99/retry",
+        "/api/v1/notifications/x/retry",
+    ] {
+        let answer = house.post(nothing, &json!({})).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{nothing}");
+    }
+    let form = house
+        .submit(&format!("/notifications/{number}/retry"), "")
+        .await;
+    assert_eq!(form.status, StatusCode::CONFLICT, "{}", form.text);
+}
+
 fn request(method: Method, path: &str) -> axum::http::request::Builder {
     Request::builder()
         .method(method)
@@ -313,6 +438,7 @@ fn dag() -> Dag {
         max_active_tasks: None,
         groups: Default::default(),
         datasets: None,
+        alerts: Default::default(),
         params: [
             (
                 "least".to_owned(),
@@ -623,7 +749,8 @@ async fn every_unsafe_route_refuses_another_site() {
             .replace("{pool}", "default")
             .replace("{connection}", "warehouse")
             .replace("{variable}", "region")
-            .replace("{backfill}", "1");
+            .replace("{backfill}", "1")
+            .replace("{message}", "1");
         let attacks: [&[(&str, &str)]; 7] = [
             &[],
             &[

@@ -4,6 +4,7 @@
 
 pub mod bell;
 pub mod clock;
+pub mod courier;
 pub mod dag_folder;
 mod execute;
 pub(crate) mod flow;
@@ -36,11 +37,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use bell::{Bell, Changes};
 pub use clock::{Clock, ShiftedClock, SystemClock};
+pub use courier::{Courier, Delivery};
 
 use crate::{
     secrets::{Sources, Vault},
     store::{self, Retention, Store},
 };
+use courier::Dispatch;
 use dag_folder::DagFolder;
 use execute::Executor;
 use heartbeat::{Keeper, Lease, Running};
@@ -103,6 +106,8 @@ pub struct Options {
     pub dag_poll: Duration,
     /// Who hears until when tasks may run here.
     pub on_lease: OnLease,
+    /// Who delivers messages to people.
+    pub delivery: Delivery,
     /// What a scheduler keeps of what is over.
     pub retention: Retention,
     /// How often it removes the rest.
@@ -153,6 +158,7 @@ impl Default for Options {
             grace: Duration::from_secs(30),
             dag_poll: Duration::from_secs(2),
             on_lease: OnLease::default(),
+            delivery: Delivery::default(),
             retention: Retention::default(),
             retain_every: Duration::from_secs(60 * 60),
             secrets: Sources::default(),
@@ -385,7 +391,14 @@ impl Engine {
         next_lease_end: watch::Receiver<Option<tokio::time::Instant>>,
     ) {
         let inner = &self.inner;
+        let dispatch = Arc::new(Dispatch::new(
+            inner.options.delivery.clone(),
+            inner.store.clone(),
+            inner.bell.clone(),
+            Arc::clone(&clock),
+        ));
         let scheduler = Arc::new(Scheduler {
+            dispatch,
             store: inner.store.clone(),
             bell: inner.bell.clone(),
             outage: outage.clone(),

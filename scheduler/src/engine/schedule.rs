@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Clock,
     bell::Bell,
+    courier::Dispatch,
     outage::{Outage, Pauses},
 };
 use crate::{
@@ -27,6 +28,7 @@ pub(super) struct Scheduler {
     pub(super) bell: Bell,
     pub(super) outage: Outage,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) dispatch: Arc<Dispatch>,
     /// When the next lease of another process ends, as the heartbeat heard.
     pub(super) next_lease_end: watch::Receiver<Option<Instant>>,
 }
@@ -48,11 +50,22 @@ impl Scheduler {
         // Somebody may have died before this process was born.
         let mut leases = Leases::MayBeOver;
         let mut looked_at = None;
+        let mut announced = false;
         loop {
             deadline.arm();
             shift.mark_unchanged();
             let question = self.outage.asking();
-            let wait = match self.pass(leases).await {
+            let passed = match announced {
+                true => self.pass(leases).await,
+                false => match self.dispatch.announce().await {
+                    Ok(()) => {
+                        announced = true;
+                        self.pass(leases).await
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let wait = match passed {
                 Ok(wait) => {
                     question.answered();
                     pauses.reset();
@@ -70,7 +83,7 @@ impl Scheduler {
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.dispatch.close().await,
                 () = deadline.rung() => {}
                 Ok(()) = shift.changed() => {}
                 () = sleep(wait) => {}
@@ -89,22 +102,47 @@ impl Scheduler {
         }
         for _ in 0..PASSES {
             let shift = *self.clock.shift().borrow();
-            match self.store.next_deadline(shift).await? {
-                Some(wait) if wait.is_zero() => {}
-                wait => return Ok(wait),
+            let due = self.store.next_deadline(shift).await?;
+            // Without room a message waits until one that is underway has ended, which rings.
+            let messages = due.messages.filter(|_| self.dispatch.room() > 0);
+            let next = [due.work, due.alerts, messages].into_iter().flatten().min();
+            if next.is_none_or(|wait| !wait.is_zero()) {
+                return Ok(next);
             }
-            let scheduled = self.store.schedule_due(shift).await?;
-            let woken = self.store.wake(shift).await?;
-            let nudged = self.store.take_nudges().await?;
-            let backfilled = self.store.go_on_with_backfills().await?;
-            let effects = scheduled.and(woken).and(nudged).and(backfilled);
-            if effects == Effects::default() {
+            let mut moved = false;
+            if is_due(due.work) {
+                let scheduled = self.store.schedule_due(shift).await?;
+                let woken = self.store.wake(shift).await?;
+                let nudged = self.store.take_nudges().await?;
+                let backfilled = self.store.go_on_with_backfills().await?;
+                let effects = scheduled.and(woken).and(nudged).and(backfilled);
+                if effects != Effects::default() {
+                    moved = true;
+                    self.bell.ring_for(effects);
+                }
+            }
+            if is_due(due.alerts) {
+                let struck = self.store.strike(shift).await?;
+                let gathered = self.store.gather(shift).await?;
+                if struck || gathered {
+                    moved = true;
+                    // Pages show what is missed and what is on its way.
+                    self.bell.ring_for(Effects::default());
+                }
+            }
+            if is_due(messages) {
+                moved |= self.dispatch.send_due().await?;
+            }
+            if !moved {
                 return Ok(Some(CONTENDED));
             }
-            self.bell.ring_for(effects);
         }
         Ok(Some(Duration::ZERO))
     }
+}
+
+fn is_due(wait: Option<Duration>) -> bool {
+    wait.is_some_and(|wait| wait.is_zero())
 }
 
 /// Waits until a lease ends that was not renewed meanwhile. Each end is looked at once; the heartbeat says the next.

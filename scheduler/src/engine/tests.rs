@@ -1,5 +1,6 @@
 //! Engines in process, against a real Postgres. Gates and closures, never a sleep.
 
+mod alerts;
 mod datasets;
 mod flow;
 mod idle;

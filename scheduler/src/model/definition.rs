@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    DagId, DatasetExpression, DatasetName, Schedule, TaskId, TriggerRule,
+    Alerts, DagId, DatasetExpression, DatasetName, Schedule, TaskId, TriggerRule,
     schedule::{Jitter, Timetable},
     trigger_rule,
 };
@@ -45,6 +45,9 @@ pub struct Dag {
     /// How many tasks of one run may be running at once, as in Airflow 3; `None` is no limit of the DAG's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_active_tasks: Option<u32>,
+    /// What people are told.
+    #[serde(default, skip_serializing_if = "Alerts::is_empty")]
+    pub alerts: Alerts,
     /// The params a run takes.
     pub params: BTreeMap<String, Param>,
     /// What the file says of groups of tasks, by name.

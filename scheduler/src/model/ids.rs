@@ -41,6 +41,10 @@ number_id!(
     VersionId
 );
 number_id!(
+    /// The number of a message to people.
+    MessageId
+);
+number_id!(
     /// The number of one worker process's lease.
     WorkerId
 );

@@ -210,6 +210,7 @@ mod tests {
             max_active_tasks: None,
             groups: BTreeMap::new(),
             datasets: None,
+            alerts: crate::model::Alerts::default(),
             params: BTreeMap::from([
                 (
                     "count".to_owned(),

@@ -1,7 +1,7 @@
 //! What can go wrong between the orchestrator and its store.
 
 use crate::model::{
-    BackfillId, DagId, DatasetName, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId,
+    BackfillId, DagId, DatasetName, MessageId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId,
     backfill::{BackfillState, MOST_DATES, RangeError},
 };
 
@@ -159,6 +159,18 @@ pub enum Error {
         /// Its state.
         state: BackfillState,
     },
+    /// No message has that number.
+    #[error("unknown message {message_id}")]
+    UnknownMessage {
+        /// The number that was asked for.
+        message_id: MessageId,
+    },
+    /// A message that has arrived is not sent again.
+    #[error("message {message_id} has been delivered")]
+    MessageIsDelivered {
+        /// The message.
+        message_id: MessageId,
+    },
     /// A stored definition cannot be read by this version of Pinwheel.
     #[error("the stored definition of version {version_id} cannot be read: {source}")]
     Definition {
@@ -204,6 +216,8 @@ impl Error {
             | Self::NothingToBackfill { .. }
             | Self::BackfillIsOpen { .. }
             | Self::BackfillIsFinal { .. }
+            | Self::UnknownMessage { .. }
+            | Self::MessageIsDelivered { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         }
@@ -238,6 +252,8 @@ impl Error {
             | Self::NothingToBackfill { .. }
             | Self::BackfillIsOpen { .. }
             | Self::BackfillIsFinal { .. }
+            | Self::UnknownMessage { .. }
+            | Self::MessageIsDelivered { .. }
             | Self::Definition { .. }
             | Self::Migrate(_) => false,
         };
@@ -330,6 +346,12 @@ impl Error {
             )),
             Self::BackfillIsFinal { .. } => {
                 Some("make a new one; with reprocess `failed` it runs what failed or was cancelled".to_owned())
+            }
+            Self::UnknownMessage { .. } => {
+                Some("`pinwheel notifications list` shows the last ones".to_owned())
+            }
+            Self::MessageIsDelivered { .. } => {
+                Some("only messages that did not arrive can be sent again".to_owned())
             }
             Self::UnknownVersion { .. } | Self::Definition { .. } | Self::Migrate(_) => None,
             Self::Database(_) if self.is_away() => {

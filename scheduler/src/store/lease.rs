@@ -7,7 +7,7 @@ use pinwheel_tasks::{Failure, FailureClass};
 use serde_json::json;
 
 use super::{
-    Appetite, Effects, Ended, Ending, Error, Execution, Load, Settled, Store, settle::Step,
+    Appetite, Due, Effects, Ended, Ending, Error, Execution, Load, Settled, Store, settle::Step,
 };
 use crate::model::{InstanceId, RunId, VersionId, WorkerId};
 
@@ -260,16 +260,19 @@ impl Store {
         })
     }
 
-    /// In how long the next thing is due by the clock; `None` when nothing is. Zero when it is overdue.
+    /// In how long the next things are due by the clock.
     ///
     /// # Errors
     /// Postgres refused or cannot be reached.
-    pub async fn next_deadline(&self, shift: TimeDelta) -> Result<Option<Duration>, Error> {
-        let seconds =
-            sqlx::query_file_scalar!("src/store/queries/read_next_deadline.sql", shift as _)
-                .fetch_one(&self.engine)
-                .await?;
-        Ok(seconds.map(seconds_from_now))
+    pub async fn next_deadline(&self, shift: TimeDelta) -> Result<Due, Error> {
+        let due = sqlx::query_file!("src/store/queries/read_next_deadline.sql", shift as _)
+            .fetch_one(&self.engine)
+            .await?;
+        Ok(Due {
+            work: due.seconds.map(seconds_from_now),
+            alerts: due.alert_seconds.map(seconds_from_now),
+            messages: due.message_seconds.map(seconds_from_now),
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Whoever holds no run lock takes `ready`, `sleeper`, task instances and queued runs with SKIP LOCKED, so that nobody
 //! waits in a circle. No transaction is open while a task runs, and none rings the bell.
 
+mod alerts;
 mod asked;
 mod backfills;
 mod check;
@@ -47,6 +48,11 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub(crate) use alerts::DELIVERY_LEASE;
+pub use alerts::{
+    ChannelInfo, ChannelRow, DeadlineRow, DeliveryFailed, Due, HealthRow, MessageFilter,
+    MessageRow, MessageState,
+};
 pub use backfills::{
     BackfillDateRow, BackfillFilter, BackfillRow, NewBackfill, OpenRuns, PlannedDate, Progress,
     Steer,

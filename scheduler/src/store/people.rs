@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    ClearRequest, ClearScope, ClearSelection, Cleared, Error, Paused, Store,
+    ClearRequest, ClearScope, ClearSelection, Cleared, Error, Paused, Store, alerts,
     settle::{Counters, Step},
 };
 use crate::model::{Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId};
@@ -100,6 +100,11 @@ impl Store {
         sqlx::query_file!("src/store/queries/end_run.sql", run_id.0)
             .execute(&mut *transaction)
             .await?;
+        let dag = self.definition_by(&mut transaction, run.version_id).await?;
+        if !dag.alerts.deadlines.is_empty() {
+            let cancelled = [run_id.0];
+            alerts::end_deadlines(&mut transaction, &cancelled, &cancelled).await?;
+        }
         let detail = json!({ "stopped": stopped });
         audit(
             &mut transaction,
@@ -254,6 +259,13 @@ impl Store {
             transaction.rollback().await?;
             return Err(self.unknown_dag(dag.clone()).await?);
         }
+        sqlx::query_file!(
+            "src/store/queries/restart_silence.sql",
+            dag.as_str(),
+            paused == Paused::Paused
+        )
+        .execute(&mut *transaction)
+        .await?;
         let action = match paused {
             Paused::Paused => "pause",
             Paused::Active => "unpause",

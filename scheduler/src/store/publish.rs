@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::{Error, FileErrorRow, Store, datasets, settle::Step};
+use super::{Error, FileErrorRow, Store, alerts, datasets, settle::Step};
 use crate::model::{
     Dag, DagId, VersionId,
     schedule::{Past, first_since},
@@ -196,6 +196,7 @@ impl Store {
         let mut sinces = Vec::with_capacity(changes.len());
         let mut next_dates = Vec::with_capacity(changes.len());
         let mut next_fires = Vec::with_capacity(changes.len());
+        let mut tellers = Vec::new();
         for change in changes {
             let dag = change.file.dag;
             let before = change
@@ -208,6 +209,10 @@ impl Store {
                 change.current.schedule_since,
                 change.current.now,
             );
+            let told_before = before.is_some_and(|before| !before.alerts.is_empty());
+            if told_before || !dag.alerts.is_empty() {
+                tellers.push(dag.as_ref());
+            }
             let next = dag.timetable().and_then(|timetable| {
                 let past = Past {
                     last_tick: change.current.last_tick,
@@ -260,9 +265,9 @@ impl Store {
             &sinces,
             shift as _
         )
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
-        Ok(())
+        alerts::publish_health(connection, &tellers, shift).await
     }
 
     /// Records which files have errors now; what is not among them is good again or gone.
@@ -433,6 +438,7 @@ async fn insert_versions(
         .map(|(version, change)| (*version, change.file.dag.as_ref()))
         .collect();
     insert_tasks(connection, &fresh).await?;
+    alerts::publish(connection, &fresh).await?;
     Ok(versions)
 }
 

@@ -21,6 +21,8 @@ const RUNS_A_STEP: usize = 20;
 const INSTANCES_A_STEP: i64 = 1_000;
 /// Rows of history that are removed in one transaction at most.
 const ROWS_A_STEP: i64 = 5_000;
+/// Messages that are removed in one transaction at most; each takes its notifications along.
+const MESSAGES_A_STEP: i64 = 200;
 /// Versions that are removed in one transaction at most; each takes its tasks and edges along.
 const VERSIONS_A_STEP: i64 = 20;
 
@@ -107,6 +109,8 @@ pub struct Removed {
     pub versions: u64,
     /// Gates that nobody has used for an hour.
     pub gates: u64,
+    /// Messages to people that are over.
+    pub messages: u64,
 }
 
 impl Removed {
@@ -125,6 +129,7 @@ impl Removed {
             ("workers", self.workers),
             ("versions", self.versions),
             ("gates", self.gates),
+            ("messages", self.messages),
         ]
     }
 
@@ -148,6 +153,7 @@ impl AddAssign for Removed {
         self.workers += other.workers;
         self.versions += other.versions;
         self.gates += other.gates;
+        self.messages += other.messages;
     }
 }
 
@@ -171,6 +177,7 @@ enum Stage {
     Audit,
     DatasetEvents,
     Workers,
+    Messages,
     Versions,
     Gates,
     Rest,
@@ -307,7 +314,23 @@ impl Pass {
                     ROWS_A_STEP
                 );
                 let workers = query.execute(&store.engine).await?.rows_affected();
-                (Removed { workers, ..nothing }, ROWS_A_STEP, Stage::Versions)
+                (Removed { workers, ..nothing }, ROWS_A_STEP, Stage::Messages)
+            }
+            Stage::Messages => {
+                let query = sqlx::query_file_scalar!(
+                    "src/store/queries/delete_old_messages.sql",
+                    *old,
+                    MESSAGES_A_STEP
+                );
+                let messages = rows(query.fetch_one(&store.engine).await?);
+                (
+                    Removed {
+                        messages,
+                        ..nothing
+                    },
+                    MESSAGES_A_STEP,
+                    Stage::Versions,
+                )
             }
             Stage::Versions => {
                 let query = sqlx::query_file!(
@@ -345,6 +368,7 @@ impl Pass {
                     workers: rows(counted.workers),
                     versions: rows(counted.versions),
                     gates: rows(counted.gates),
+                    messages: rows(counted.messages),
                     ..nothing
                 };
                 (counted, i64::MAX, Stage::Done)

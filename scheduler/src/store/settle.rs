@@ -16,13 +16,14 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    Appetite, Effects, Error, Execution, LogLine, Seen, Store, Taken,
+    Appetite, Effects, Error, Execution, LogLine, Seen, Store, Taken, alerts,
     claim::{ClaimRow, task_at},
 };
 use crate::model::{
     BackfillId, Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId, flow,
     trigger_rule::{Upstream, Verdict},
 };
+pub(super) use next::Next;
 use next::what_next;
 use write::Written;
 
@@ -182,6 +183,8 @@ pub(super) struct Step {
     /// What the worker was handed over already.
     started: Vec<ClaimRow>,
     pub(super) closed: Vec<(RunId, RunState)>,
+    /// How many of them people have been told of, as far as they want to.
+    told: usize,
     made_ready: usize,
     /// Runs that may let the next run of their DAG go on.
     moved: BTreeSet<RunId>,
@@ -255,6 +258,16 @@ impl Step {
         {
             self.moved.insert(run_id);
         }
+    }
+
+    /// The runs that were closed since the last call.
+    pub(super) fn take_untold(&mut self) -> Vec<(RunId, VersionId, RunState)> {
+        let untold = &self.closed[self.told..];
+        self.told = self.closed.len();
+        untold
+            .iter()
+            .filter_map(|(run_id, state)| Some((*run_id, *self.versions.get(run_id)?, *state)))
+            .collect()
     }
 
     pub(super) fn knows(&mut self, run_id: RunId, version_id: VersionId) {
@@ -360,6 +373,7 @@ impl Store {
                 && !ended.execution.continues
                 && dag.max_active_tasks.is_none()
                 && task.concurrency.is_none()
+                && !alerts::hears_success(&dag, ended.execution.ordinal)
                 && !task.downstream.is_empty()
                 && task.downstream.iter().all(|below| {
                     let below = &dag.tasks[*below];
@@ -539,6 +553,7 @@ impl Store {
                 step.note_final(&dag, execution.run_id, execution.ordinal, next.state);
             }
         }
+        self.tell_of_tries(connection, accepted_now(), step).await?;
         if self.seen(Seen::LimitedPools) && !accepted.is_empty() {
             // A slot of a pool may have become free that this worker, which serves other queues, will not claim.
             step.touched_queued = true;
@@ -758,6 +773,7 @@ impl Store {
             let dags = std::mem::take(&mut step.have_room);
             self.start_runs(connection, &dags, step).await?;
         }
+        self.tell_of_closed(connection, step).await?;
         self.note_nudges(connection, step).await?;
         self.let_out(connection, step).await
     }
@@ -786,6 +802,11 @@ impl Store {
         }
         let versions = started.iter().map(|run| run.version_id).collect();
         self.know_definitions(connection, &versions).await?;
+        let begun: Vec<_> = started
+            .iter()
+            .map(|run| (run.run_id, run.version_id))
+            .collect();
+        self.begin_deadlines(connection, &begun, step).await?;
         let mut counters = Vec::new();
         for run in &started {
             step.knows(run.run_id, run.version_id);

@@ -1,5 +1,6 @@
 //! The store against a real Postgres.
 
+mod alerts;
 mod backfills;
 mod calls;
 mod check;

@@ -8,3 +8,5 @@ pub mod postgres;
 pub mod proxy;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "smtp")]
+pub mod smtp;

@@ -5,6 +5,7 @@ pub(crate) mod connections;
 pub(crate) mod dags;
 pub(crate) mod datasets;
 pub(crate) mod input;
+pub(crate) mod notifications;
 pub(crate) mod pools;
 pub(crate) mod runs;
 pub(crate) mod tasks;
@@ -41,6 +42,7 @@ const ACTOR: &str = "api";
         (name = "Connections", description = "How to reach services outside"),
         (name = "Variables", description = "Values that templates read"),
         (name = "Workers", description = "What runs them"),
+        (name = "Notifications", description = "What people are told"),
     ),
     paths(
         dags::list, dags::show, dags::next, dags::trigger, dags::pause, dags::unpause,
@@ -53,6 +55,7 @@ const ACTOR: &str = "api";
         connections::list, connections::show, connections::set, connections::delete, connections::test,
         variables::list, variables::show, variables::set, variables::delete,
         workers::list, workers::show,
+        notifications::list, notifications::retry, notifications::deadlines,
     ),
 )]
 struct Document;

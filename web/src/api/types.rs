@@ -11,8 +11,9 @@ use pinwheel_scheduler::{
     },
     secrets::{ShownConnection, ShownVariable, Source as StoredSource},
     store::{
-        self, DagRow, ExecutionRow, InstanceRow, LogRow, PoolRow, RunRow, TryRow,
-        UnservedQueue as UnservedRow, WorkerRow, WorkerState as StoreWorkerState,
+        self, ChannelRow, DagRow, DeadlineRow, ExecutionRow, InstanceRow, LogRow, MessageRow,
+        MessageState as StoreMessageState, PoolRow, RunRow, TryRow, UnservedQueue as UnservedRow,
+        WorkerRow, WorkerState as StoreWorkerState,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -837,6 +838,148 @@ impl From<ExecutionRow> for RunningTask {
             started_at: row.started_at,
             pool: row.pool,
             queue: row.queue,
+        }
+    }
+}
+
+/// Channels and messages.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Notifications {
+    pub(crate) channels: Vec<Channel>,
+    /// Newest first.
+    pub(crate) messages: Vec<Message>,
+    /// Give it as `before` for the next page; null on the last.
+    pub(crate) next_before: Option<i64>,
+}
+
+/// Where messages can go to.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Channel {
+    channel: String,
+    /// `webhook`, `slack` or `email`; null when a DAG file names it and no scheduler has it in its settings.
+    kind: Option<String>,
+    /// Where it leads, without anything secret.
+    target: String,
+    /// Whether the last delivery failed.
+    failing: bool,
+    last_error: Option<String>,
+    delivered_at: Option<DateTime<Utc>>,
+    failed_at: Option<DateTime<Utc>>,
+    /// Messages on their way to it.
+    waiting: i64,
+}
+
+impl From<ChannelRow> for Channel {
+    fn from(row: ChannelRow) -> Self {
+        Self {
+            channel: row.channel,
+            kind: row.kind,
+            target: row.target,
+            failing: row.failing,
+            last_error: row.last_error,
+            delivered_at: row.delivered_at,
+            failed_at: row.failed_at,
+            waiting: row.waiting,
+        }
+    }
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MessageState {
+    Waiting,
+    Failing,
+    Delivered,
+    GivenUp,
+}
+
+impl From<StoreMessageState> for MessageState {
+    fn from(state: StoreMessageState) -> Self {
+        match state {
+            StoreMessageState::Waiting => Self::Waiting,
+            StoreMessageState::Failing => Self::Failing,
+            StoreMessageState::Delivered => Self::Delivered,
+            StoreMessageState::GivenUp => Self::GivenUp,
+        }
+    }
+}
+
+/// A message to people.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Message {
+    message: i64,
+    dag_id: String,
+    /// `failure`, `retry`, `success`, `deadline` or `recovery`.
+    #[schema(example = "failure")]
+    event: String,
+    channel: String,
+    state: MessageState,
+    /// For how many notifications it stands.
+    count: i32,
+    /// The run of the first of them; null when it is about the DAG.
+    run_id: Option<i64>,
+    /// What is known of the first of them.
+    #[schema(value_type = Object)]
+    detail: Value,
+    made_at: DateTime<Utc>,
+    /// When it is tried next; null when it is over.
+    next_at: Option<DateTime<Utc>>,
+    attempts: i32,
+    delivered_at: Option<DateTime<Utc>>,
+    given_up_at: Option<DateTime<Utc>>,
+    last_error: Option<String>,
+}
+
+impl From<MessageRow> for Message {
+    fn from(row: MessageRow) -> Self {
+        Self {
+            message: row.message_id.0,
+            state: row.state().into(),
+            dag_id: row.dag_id.to_string(),
+            event: row.event.to_string(),
+            channel: row.channel,
+            count: row.count,
+            run_id: row.run_id.map(|run| run.0),
+            detail: row.detail,
+            made_at: row.made_at,
+            next_at: row.next_at,
+            attempts: row.attempts,
+            delivered_at: row.delivered_at,
+            given_up_at: row.given_up_at,
+            last_error: row.last_error,
+        }
+    }
+}
+
+/// The deadlines of a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Deadlines {
+    pub(crate) deadlines: Vec<Deadline>,
+}
+
+/// A deadline of a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Deadline {
+    name: String,
+    /// The task that must be done by then; null is the run.
+    task_id: Option<String>,
+    due_at: DateTime<Utc>,
+    /// `pending`, `met`, `missed` or `cancelled`.
+    #[schema(example = "missed")]
+    state: String,
+    /// When that was known.
+    settled_at: Option<DateTime<Utc>>,
+}
+
+impl From<DeadlineRow> for Deadline {
+    fn from(row: DeadlineRow) -> Self {
+        Self {
+            name: row.name,
+            task_id: row.task_id.map(|task| task.to_string()),
+            due_at: row.due_at,
+            state: row.state,
+            settled_at: row.settled_at,
         }
     }
 }

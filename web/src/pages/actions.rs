@@ -42,6 +42,7 @@ pub(crate) fn note(code: &str) -> Option<Note> {
         "pool_set" => "Set. What runs goes on; what is claimed next obeys it.",
         "set" => "Set. Tasks that start from now on read it.",
         "deleted" => "Deleted.",
+        "message_retried" => "It goes out again.",
         "pool_deleted" => "Deleted.",
         _ => return None,
     };

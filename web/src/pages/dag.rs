@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Layout, dag_id, render_with,
+    Layout, dag_id, notifications, render_with,
     view::{DagLine, RunLine, task_address},
 };
 use crate::{
@@ -467,6 +467,7 @@ async fn regions(state: WebState, dag: String) -> Result<Vec<Region>, Failure> {
         html: Html::of(&head)?,
     }];
     regions.extend(datasets);
+    regions.extend(notifications::of_dag(&state, &row.dag_id, &definition.alerts).await?);
     regions.push(Region {
         name: "runs",
         html: Html::of(&list)?,

@@ -8,7 +8,9 @@ use axum::{
 use pinwheel_scheduler::store::FileErrorRow;
 
 use super::{
-    Layout, regions_page,
+    Layout,
+    notifications::{FailingChannel, failing_channels},
+    regions_page,
     view::{DagLine, RunLine, Unserved, WorkerLine},
 };
 use crate::{
@@ -30,6 +32,7 @@ struct HomeRegion {
     next: Vec<DagLine>,
     workers: Vec<WorkerLine>,
     unserved: Vec<Unserved>,
+    failing_channels: Vec<FailingChannel>,
     empty: bool,
 }
 
@@ -49,13 +52,15 @@ pub(crate) async fn events(
 
 async fn regions(state: WebState) -> Result<Vec<Region>, Failure> {
     let home = state.store.home().await?;
-    let troubles = home.file_errors.len() + home.failed_runs.len();
+    let failing_channels = failing_channels(&state).await?;
+    let troubles = failing_channels.len() + home.file_errors.len() + home.failed_runs.len();
     let region = HomeRegion {
         summary: summary(
             home.file_errors.len(),
             home.failed_runs.len(),
             home.workers.len(),
             home.unserved.len(),
+            failing_channels.len(),
         ),
         calm: troubles == 0 && !home.workers.is_empty() && home.unserved.is_empty(),
         failed: home.failed_runs.iter().map(RunLine::from).collect(),
@@ -70,6 +75,7 @@ async fn regions(state: WebState) -> Result<Vec<Region>, Failure> {
         workers: home.workers.iter().map(WorkerLine::from).collect(),
         unserved: home.unserved.iter().map(Unserved::from).collect(),
         file_errors: home.file_errors,
+        failing_channels,
     };
     Ok(vec![Region {
         name: "home",
@@ -77,7 +83,13 @@ async fn regions(state: WebState) -> Result<Vec<Region>, Failure> {
     }])
 }
 
-fn summary(files: usize, failed: usize, workers: usize, unserved: usize) -> String {
+fn summary(
+    files: usize,
+    failed: usize,
+    workers: usize,
+    unserved: usize,
+    channels: usize,
+) -> String {
     let mut needs = Vec::new();
     if files > 0 {
         needs.push(count(files, "DAG file has errors", "DAG files have errors"));
@@ -96,6 +108,13 @@ fn summary(files: usize, failed: usize, workers: usize, unserved: usize) -> Stri
             unserved,
             "queue has tasks and no worker",
             "queues have tasks and no worker",
+        ));
+    }
+    if channels > 0 {
+        needs.push(count(
+            channels,
+            "channel does not work",
+            "channels do not work",
         ));
     }
     if needs.is_empty() {

@@ -7,6 +7,7 @@ pub(crate) mod dag;
 pub(crate) mod dags;
 pub(crate) mod datasets;
 pub(crate) mod home;
+pub(crate) mod notifications;
 pub(crate) mod pools;
 pub(crate) mod reference;
 pub(crate) mod run;

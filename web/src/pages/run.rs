@@ -15,7 +15,7 @@ use pinwheel_scheduler::{
 use serde::Deserialize;
 
 use super::{
-    Layout, find_run, render, run_id,
+    Layout, find_run, notifications, render, run_id,
     view::{RunLine, task_address},
 };
 use crate::{
@@ -155,6 +155,11 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
     let graph = Graph::of_run(&definition, &instances);
     let head = head(&run, &instances);
     let tasks = timetable(&run, &definition, &instances, Utc::now());
+    let deadlines = if definition.alerts.deadlines.is_empty() {
+        None
+    } else {
+        notifications::of_run(&state.store.run_deadlines(run.run_id).await?)?
+    };
     let mut regions = vec![Region {
         name: "head",
         html: Html::of(&head)?,
@@ -162,6 +167,7 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
     if run.kind == RunKind::Dataset {
         regions.push(super::datasets::of_run(&state, run.run_id).await?);
     }
+    regions.extend(deadlines);
     regions.extend([
         Region {
             name: "graph",

@@ -64,6 +64,7 @@ pub(super) fn dag() -> Dag {
         max_active_runs: 1,
         max_active_tasks: None,
         datasets: None,
+        alerts: Default::default(),
         params: Default::default(),
         groups: Default::default(),
         tasks,

@@ -17,7 +17,7 @@ async fn an_idle_engine_with_a_thousand_dags_asks_nothing_but_its_heartbeat() {
     let folder = tempfile::tempdir().unwrap();
     for number in 0..DAGS {
         let text = format!(
-            "[dag]\nid = \"daily_{number}\"\nschedule = \"@daily\"\nstart = 2090-01-01T00:00:00Z\n\n[tasks.a]\nkind = \"test\"\n"
+            "[dag]\nid = \"daily_{number}\"\nschedule = \"@daily\"\nstart = 2090-01-01T00:00:00Z\nno_success_for = \"26h\"\n\n[tasks.a]\nkind = \"test\"\n\n[[deadline]]\nfrom = \"scheduled\"\nafter = \"30m\"\n\n[[notify]]\non = [\"deadline\", \"failure\"]\nto = \"ops\"\n"
         );
         fs::write(folder.path().join(format!("daily_{number}.toml")), text).unwrap();
     }

@@ -7,7 +7,7 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    datasets,
+    alerts, datasets,
     diagnostic::{Report, quoted},
     read::Syntax,
     table::{Table, Text, word, wrong_type},
@@ -29,12 +29,13 @@ pub(super) struct Header {
     pub(super) overlap: Overlap,
     pub(super) max_active_runs: Option<u32>,
     pub(super) max_active_tasks: Option<u32>,
+    pub(super) no_success_for: Option<Duration>,
 }
 
 /// Airflow's default.
 pub(super) const MAX_ACTIVE_RUNS: u32 = 16;
 
-pub(super) const DAG_KEYS: [&str; 12] = [
+pub(super) const DAG_KEYS: [&str; 13] = [
     "id",
     "description",
     "schedule",
@@ -47,6 +48,7 @@ pub(super) const DAG_KEYS: [&str; 12] = [
     "overlap",
     "max_active_runs",
     "max_active_tasks",
+    "no_success_for",
 ];
 
 /// Reads the table `[dag]` as far as it can be.
@@ -106,6 +108,7 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
         max_active_tasks: dag
             .integer("max_active_tasks", 1..=10_000, report)
             .and_then(|tasks| u32::try_from(tasks).ok()),
+        no_success_for: alerts::positive_duration(dag, "no_success_for", report),
     }
 }
 

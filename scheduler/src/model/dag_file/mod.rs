@@ -1,5 +1,6 @@
 //! Reads DAG files: bytes in, a validated [`Dag`] or every error of the file out. No I/O: whoever has the bytes asks.
 
+mod alerts;
 mod datasets;
 mod declared;
 mod diagnostic;
@@ -26,7 +27,7 @@ use toml::{
 };
 
 use super::{
-    Dag, DagId, Flow, Task,
+    Alerts, Dag, DagId, Flow, Task,
     flow::{Shape, setups},
 };
 
@@ -193,6 +194,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         overlap,
         max_active_runs,
         max_active_tasks,
+        no_success_for,
     } = draft.header;
     let order = graph.order.as_ref()?;
     let mut ordinals = vec![0; order.len()];
@@ -261,6 +263,11 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         overlap,
         max_active_runs: max_active_runs.unwrap_or(MAX_ACTIVE_RUNS),
         max_active_tasks,
+        alerts: Alerts {
+            no_success_for,
+            deadlines: draft.deadlines,
+            notify: draft.notify,
+        },
         params: draft
             .params
             .into_iter()

@@ -11,6 +11,7 @@ use toml::{
 };
 
 use super::{
+    alerts,
     datasets,
     declared::{Runs, params},
     diagnostic::{Report, quoted, quoted_list},
@@ -20,7 +21,7 @@ use super::{
     table::{Table, Text, check_name},
     with,
 };
-use crate::model::{DatasetName, Param, TaskId};
+use crate::model::{DatasetName, Deadline, Notify, Param, TaskId};
 
 /// What a file says, read as far as it can be.
 pub(super) struct Draft<'t, 's> {
@@ -30,6 +31,8 @@ pub(super) struct Draft<'t, 's> {
     pub(super) groups: Vec<DraftGroup>,
     /// In the order of the file.
     pub(super) tasks: Vec<DraftTask<'t, 's>>,
+    pub(super) deadlines: Vec<Deadline>,
+    pub(super) notify: Vec<Notify>,
 }
 
 /// One table `[tasks.ID]`.
@@ -45,7 +48,9 @@ pub(super) struct DraftTask<'t, 's> {
     pub(super) with_value: Option<&'t Spanned<DeValue<'s>>>,
 }
 
-pub(super) const FILE_KEYS: [&str; 5] = ["dag", "params", "defaults", "groups", "tasks"];
+pub(super) const FILE_KEYS: [&str; 7] = [
+    "dag", "params", "defaults", "groups", "tasks", "deadline", "notify",
+];
 /// The keys that belong to a task alone, besides those of [`FLOW_KEYS`].
 const OWN_KEYS: [&str; 4] = ["kind", "after", "outlets", "with"];
 
@@ -119,6 +124,8 @@ pub(super) fn read<'t, 's>(
             params,
             groups,
             tasks: Vec::new(),
+            deadlines: Vec::new(),
+            notify: Vec::new(),
         });
     };
     let entries = tasks.entries();
@@ -167,11 +174,16 @@ pub(super) fn read<'t, 's>(
         );
         return None;
     }
+    let ids: Vec<&str> = drafts.iter().map(|task| task.id.as_str()).collect();
+    let deadlines = alerts::deadlines(&file, &ids, runs, syntax, report);
+    let notify = alerts::notify(&file, &ids, syntax, report);
     Some(Draft {
         header,
         params,
         groups,
         tasks: drafts,
+        deadlines,
+        notify,
     })
 }
 

@@ -3,8 +3,8 @@
 use pinwheel_tasks::{Field, FieldType, Kind, Presence, Registry};
 use serde_json::{Map, Value, json};
 
-use super::{header::MAX_ACTIVE_RUNS, policy::Policy};
-use crate::model::{DatasetName, Overlap, ParamType, TriggerRule};
+use super::{alerts, header::MAX_ACTIVE_RUNS, policy::Policy};
+use crate::model::{DatasetName, Event, Origin, Overlap, ParamType, TriggerRule};
 
 const NAME: &str = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$";
 const DURATION: &str = r"^\s*(\d+\s*(ms|s|m|h|d|w)\s*)+$";
@@ -55,6 +55,16 @@ pub fn schema(registry: &Registry) -> Value {
                 "minProperties": 1,
                 "propertyNames": { "pattern": NAME },
                 "additionalProperties": task(registry),
+            },
+            "deadline": {
+                "type": "array",
+                "description": "By when a run, or one of its tasks, must be done",
+                "items": deadline(),
+            },
+            "notify": {
+                "type": "array",
+                "description": "Who is told of what",
+                "items": notify(),
             },
         },
         "$defs": {
@@ -159,6 +169,55 @@ fn dag() -> Value {
                 "minimum": 1,
                 "maximum": 10_000,
                 "description": "How many tasks of one run may be running at once; no limit without it",
+            },
+            "no_success_for": {
+                "$ref": "#/$defs/duration",
+                "description": "The event `deadline` happens when no run has succeeded for so long",
+            },
+        },
+    })
+}
+
+fn deadline() -> Value {
+    json!({
+        "type": "object",
+        "required": ["from", "after"],
+        "additionalProperties": false,
+        "properties": {
+            "from": {
+                "enum": Origin::ALL.map(Origin::as_str),
+                "description": "When it begins to count: when the run should have been made by its schedule, when it was made, or when it started",
+            },
+            "after": { "$ref": "#/$defs/duration", "description": "How long after that" },
+            "task": { "type": "string", "pattern": NAME, "description": "The task that must be done by then; the run without it" },
+            "name": { "type": "string", "minLength": 1, "maxLength": alerts::LONGEST_NAME, "description": "What people call it" },
+        },
+    })
+}
+
+fn notify() -> Value {
+    json!({
+        "type": "object",
+        "required": ["on", "to"],
+        "additionalProperties": false,
+        "properties": {
+            "on": {
+                "type": "array",
+                "minItems": 1,
+                "items": { "enum": Event::ALL.map(Event::as_str) },
+                "description": "Of what somebody is told",
+            },
+            "to": { "type": "string", "pattern": NAME, "description": "The channel's name in the settings" },
+            "tasks": {
+                "type": "array",
+                "items": { "type": "string" },
+                "default": [],
+                "description": "Only of these tasks, instead of the run",
+            },
+            "cool_down": {
+                "$ref": "#/$defs/duration",
+                "default": pinwheel_tasks::duration::text(alerts::COOL_DOWN),
+                "description": "What happens within this time after a message goes out as one, at its end",
             },
         },
     })

@@ -1176,6 +1176,14 @@ fn the_schema_names_every_key_and_every_kind() {
         keys("/properties/tasks/additionalProperties/properties"),
         set(&read::task_keys())
     );
+    assert_eq!(
+        keys("/properties/deadline/items/properties"),
+        set(&alerts::DEADLINE_KEYS)
+    );
+    assert_eq!(
+        keys("/properties/notify/items/properties"),
+        set(&alerts::NOTIFY_KEYS)
+    );
     let by_kind = schema
         .pointer("/properties/tasks/additionalProperties/allOf")
         .and_then(Value::as_array)
@@ -1289,4 +1297,96 @@ proptest! {
             prop_assert!(task.downstream.is_sorted());
         }
     }
+}
+
+#[test]
+fn deadlines_and_notifications_are_read_with_their_defaults() {
+    let source = "[dag]\nid = \"d\"\nschedule = \"@daily\"\nno_success_for = \"26h\"\n\n[tasks.load]\nkind = \"noop\"\n\n\
+        [[deadline]]\nfrom = \"scheduled\"\nafter = \"30m\"\n\n\
+        [[deadline]]\nfrom = \"started\"\nafter = \"1h\"\ntask = \"load\"\nname = \"in time\"\n\n\
+        [[notify]]\non = [\"failure\", \"recovery\"]\nto = \"ops\"\ntasks = [\"load\"]\n";
+    let dag = load("d.toml", source.as_bytes(), &registry()).expect("it is good");
+    let names: Vec<&str> = dag
+        .alerts
+        .deadlines
+        .iter()
+        .map(|deadline| deadline.name.as_str())
+        .collect();
+    assert_eq!(names, ["the run is done 30m after it was due", "in time"]);
+    assert_eq!(
+        dag.alerts.no_success_for,
+        Some(Duration::from_secs(26 * 3600))
+    );
+    let notify = &dag.alerts.notify[0];
+    assert_eq!(
+        (notify.on.as_slice(), notify.to.as_str(), notify.cool_down),
+        (
+            [crate::model::Event::Failure, crate::model::Event::Recovery].as_slice(),
+            "ops",
+            Duration::from_secs(300)
+        )
+    );
+    // What is stored is read back; a version from before has none.
+    let mut stored = json!(dag);
+    assert_eq!(
+        serde_json::from_value::<Dag>(stored.clone()).expect("it is read back"),
+        dag
+    );
+    stored
+        .as_object_mut()
+        .expect("a definition")
+        .remove("alerts");
+    assert!(
+        serde_json::from_value::<Dag>(stored)
+            .expect("older ones are read")
+            .alerts
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_is_wrong_with_deadlines_and_notifications_is_shown_in_its_place() {
+    let source = r#"[dag]
+id = "d"
+no_success_for = "0s"
+
+[tasks.load]
+kind = "noop"
+
+[[deadline]]
+from = "scheduled"
+after = "30m"
+
+[[deadline]]
+from = "begun"
+task = "laod"
+
+[[notify]]
+on = ["failed"]
+to = "no name"
+
+[[notify]]
+on = []
+to = "ops"
+task = "load"
+"#;
+    let diagnostics = load("d.toml", source.as_bytes(), &registry()).expect_err("it is wrong");
+    let told: Vec<String> = diagnostics
+        .iter()
+        .map(|one| {
+            let hint = one.hint.as_deref().unwrap_or("-");
+            format!("{}: {} / {hint}", one.line, one.message)
+        })
+        .collect();
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    3: `no_success_for` must be longer than nothing / -
+    9: a deadline from `scheduled` needs a schedule / give the DAG a `schedule`, or count from `queued` or `started`
+    12: missing key `after` in `[[deadline]]` / add `after = "30m"`
+    13: unknown `from` `begun` / -
+    14: unknown task `laod` / did you mean `load`?
+    17: unknown event `failed` / the events are `failure`, `retry`, `success`, `deadline`, `recovery`
+    18: `no name` cannot be a name (to) / a name has 1 to 128 of the characters `A-Z a-z 0-9 _ . -` and begins with a letter, a digit or `_`
+    21: `on` names no event / the events are `failure`, `retry`, `success`, `deadline`, `recovery`
+    23: unknown key `task` in `[[notify]]` / did you mean `tasks`?
+    "#);
 }

@@ -7,6 +7,7 @@ select (select count(*) from audit where at < $1::timestamptz) as "audit!",
                 and (r.finished_at is null or r.finished_at >= $1::timestamptz or r.run_id > coalesce((
                     select l.run_id from run l where l.dag_id = v.dag_id
                     order by l.run_id desc offset $3::bigint limit 1), 0)))) as "versions!",
+    (select count(*) from message where coalesce(delivered_at, given_up_at) < $1::timestamptz) as "messages!",
     (select count(*) from gate g where g.touched_at < $2::timestamptz
         and not exists (select from ready y where g.gate = any(y.gates))
         and not exists (select from parked p where p.gate = g.gate)

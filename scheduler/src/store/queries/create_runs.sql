@@ -9,7 +9,7 @@ with wanted as (
         (select count(*) from task t where t.version_id = w.version_id), w.triggered_by
     from wanted w
     on conflict do nothing
-    returning run_id, dag_id, version_id, logical_date, kind
+    returning run_id, dag_id, version_id, logical_date, kind, data_interval_end, created_at
 ), given as (
     insert into run_params (run_id, params)
     select m.run_id, w.params from made m
@@ -20,6 +20,13 @@ with wanted as (
     select m.run_id, t.ordinal, t.retries + 1, t.upstream_count, 'waiting'
     from made m join task t on t.version_id = m.version_id
     order by m.run_id, t.ordinal
+), deadlines as (
+    insert into run_deadline (run_id, deadline, name, ordinal, due_at)
+    select m.run_id, d.deadline, d.name, d.ordinal,
+        case d.origin when 'scheduled' then m.data_interval_end else m.created_at end + d.after
+    from made m cross join lateral (select * from deadline where version_id = m.version_id offset 0) d
+    -- Nothing says when a run should have been made that no schedule made.
+    where d.origin = 'queued' or d.origin = 'scheduled' and m.kind = 'scheduled'
 )
 select run_id as "run_id!: RunId", dag_id as "dag_id!: DagId", logical_date as "logical_date!", kind as "kind!: RunKind"
 from made

@@ -13,6 +13,8 @@ with instances as (
     delete from run_params where run_id = any($1::bigint[])
 ), sets as (
     delete from run_dataset_event where run_id = any($1::bigint[])
+), deadlines as (
+    delete from run_deadline where run_id = any($1::bigint[])
 ), runs as (
     delete from run where run_id = any($1::bigint[]) returning run_id
 )

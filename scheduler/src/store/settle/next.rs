@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// What becomes of an execution: the columns of its row.
-pub(super) struct Next {
-    pub(super) state: TaskState,
-    pub(super) sleep: Option<(SleepReason, Duration, String)>,
+pub(in crate::store) struct Next {
+    pub(in crate::store) state: TaskState,
+    pub(in crate::store) sleep: Option<(SleepReason, Duration, String)>,
     pub(super) resume: Option<Value>,
     pub(super) tries: i32,
     pub(super) lost: i32,
@@ -25,7 +25,7 @@ pub(super) struct Next {
     pub(super) output: Option<Value>,
 }
 
-pub(super) struct History {
+pub(in crate::store) struct History {
     pub(super) outcome: Option<TryOutcome>,
     pub(super) reason: Option<String>,
     pub(super) hint: Option<String>,

@@ -30,6 +30,10 @@ const NOT_HOT: &[(&str, &str)] = &[
     ("count_ready", "a page counts what waits"),
     ("delete_old_lines", "retention, a small step now and then"),
     (
+        "delete_old_messages",
+        "retention, a small step now and then",
+    ),
+    (
         "delete_old_rendered",
         "retention, a small step now and then",
     ),
@@ -39,8 +43,10 @@ const NOT_HOT: &[(&str, &str)] = &[
         "retention, a small step now and then",
     ),
     ("delete_stale_gates", "retention, a small step now and then"),
+    ("list_channels", "a page shows all channels"),
     ("list_dags", "a page shows all DAGs"),
     ("list_dags_with_old_runs", "retention asks every DAG"),
+    ("list_messages", "a page's filter may match nothing"),
     ("list_pools", "a page shows what all pools hold"),
     ("list_published", "a DAG file has changed"),
     ("list_runs", "a page's filter may match nothing"),

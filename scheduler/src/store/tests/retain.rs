@@ -351,6 +351,7 @@ async fn what_a_dry_run_counts_is_what_a_pass_removes_and_it_changes_nothing() {
             workers: 1,
             versions: 2,
             gates: 0,
+            messages: 0,
         }
     );
     nothing_is_left_over(&store).await;
