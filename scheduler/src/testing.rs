@@ -52,6 +52,7 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1_000,
         max_active_tasks: None,
+        timeout: None,
         params: BTreeMap::new(),
         tasks: made,
     }
@@ -67,6 +68,8 @@ fn task(name: &str, mut upstream: Vec<usize>) -> Task {
         trigger_rule: TriggerRule::AllSuccess,
         retries: 0,
         retry_delay: Duration::from_secs(3600),
+        retry: crate::model::retry::RetryRules::default(),
+        queue_timeout: None,
         timeout: None,
         pool: "default".to_owned(),
         queue: "default".to_owned(),

@@ -150,6 +150,7 @@ fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateT
         catchup: Catchup::None,
         max_active_runs: 10_000,
         max_active_tasks: None,
+        timeout: None,
         params: BTreeMap::new(),
         tasks,
     }
@@ -177,6 +178,8 @@ fn task(number: usize, workload: Workload, upstream: Vec<usize>) -> Task {
         trigger_rule: TriggerRule::AllSuccess,
         retries: 0,
         retry_delay: Duration::from_secs(300),
+        retry: pinwheel_scheduler::model::retry::RetryRules::default(),
+        queue_timeout: None,
         timeout: None,
         pool: "default".to_owned(),
         queue: "default".to_owned(),

@@ -13,6 +13,7 @@ mod pools;
 pub(crate) mod query;
 mod runs;
 mod schedule;
+mod why;
 mod workers;
 
 use clap::{Args, Parser, Subcommand};
@@ -81,7 +82,7 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, check, show, trigger and pause DAGs
     #[command(subcommand)]
     Dags(dags::Command),
-    /// List, show, cancel and clear runs
+    /// List, show, cancel, clear and mark runs
     #[command(subcommand)]
     Runs(runs::Command),
     /// List, size and delete pools
@@ -90,6 +91,8 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List and show workers and schedulers
     #[command(subcommand)]
     Workers(workers::Command),
+    /// Say why a task is where it is
+    Why(why::Arguments),
     /// Print the log of a task
     Logs(logs::Arguments),
     /// Ask when a schedule fires
@@ -149,6 +152,7 @@ impl CommandLine {
             Command::Runs(command) => command.run(&settings()?).await,
             Command::Pools(command) => command.run(&settings()?).await,
             Command::Workers(command) => command.run(&settings()?).await,
+            Command::Why(arguments) => why::run(&settings()?, &arguments).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),
             Command::Query(arguments) => query::run(&settings()?, &arguments).await,

@@ -246,6 +246,8 @@ fn dag() -> Dag {
         trigger_rule: TriggerRule::AllSuccess,
         retries: 0,
         retry_delay: Duration::ZERO,
+        retry: pinwheel_scheduler::model::retry::RetryRules::default(),
+        queue_timeout: None,
         timeout: None,
         pool: "default".to_owned(),
         queue: "default".to_owned(),
@@ -272,6 +274,7 @@ fn dag() -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1,
         max_active_tasks: None,
+        timeout: None,
         params: [
             (
                 "least".to_owned(),

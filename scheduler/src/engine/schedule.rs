@@ -1,4 +1,4 @@
-//! The scheduler: makes the runs whose tick has come, wakes sleepers, reaps lost workers. One timer to the next
+//! The scheduler: makes the runs whose tick has come, wakes sleepers, ends what took too long, reaps lost workers. One timer to the next
 //! deadline; any number of processes do the same, and none leads.
 
 use std::{sync::Arc, time::Duration};
@@ -95,7 +95,8 @@ impl Scheduler {
             }
             let scheduled = self.store.schedule_due(shift).await?;
             let woken = self.store.wake(shift).await?;
-            let effects = scheduled.and(woken);
+            let timed_out = self.store.time_out(shift).await?;
+            let effects = scheduled.and(woken).and(timed_out);
             if effects == Effects::default() {
                 return Ok(Some(CONTENDED));
             }

@@ -339,6 +339,7 @@ async fn a_cleared_task_runs_again_with_what_is_below_it() {
         run_id: run,
         selection: ClearSelection::Failed,
         scope: ClearScope::WithDownstream,
+        version: crate::store::ClearVersion::Same,
         actor: "ada".to_owned(),
     };
     let cleared = store.clear(request).await.unwrap();

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{DagId, Schedule, TaskId, TriggerRule, trigger_rule};
+use super::{DagId, Schedule, TaskId, TriggerRule, retry::RetryRules, trigger_rule};
 
 /// A validated DAG.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Dag {
     /// How many tasks of one run may be running at once, as in Airflow 3; `None` is no limit of the DAG's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_active_tasks: Option<u32>,
+    /// The longest a run may take; then it fails, and what is unfinished is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
     /// The params a run takes.
     pub params: BTreeMap<String, Param>,
     /// All tasks in topological order; an *ordinal* is an index into this list.
@@ -62,8 +65,14 @@ pub struct Task {
     pub retries: u32,
     /// The pause before a retry.
     pub retry_delay: Duration,
+    /// How pauses grow, and which failures are tried again.
+    #[serde(default, skip_serializing_if = "RetryRules::is_default")]
+    pub retry: RetryRules,
     /// The longest a try may run.
     pub timeout: Option<Duration>,
+    /// The longest it may be queued before it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout: Option<Duration>,
     /// The pool whose slots it takes.
     pub pool: String,
     /// The queue a worker must serve to run it.
@@ -143,13 +152,14 @@ pub struct ParamsError {
 }
 
 impl Dag {
-    /// Whether a task of this DAG runs as soon as its last upstream task has succeeded, and not before, and stands behind
-    /// no gate: then the statement that settles that one promotes it.
+    /// Whether a task of this DAG runs as soon as its last upstream task has succeeded, and not before, stands behind no
+    /// gate and may be queued for ever: then the statement that settles that one promotes it.
     pub fn runs_if_all_ok(&self, task: &Task) -> bool {
         let total = u32::try_from(task.upstream.len()).unwrap_or(u32::MAX);
         total > 0
             && self.max_active_tasks.is_none()
             && task.concurrency.is_none()
+            && task.queue_timeout.is_none()
             && trigger_rule::runs_if_all_ok(task.trigger_rule, total)
     }
 

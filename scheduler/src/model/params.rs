@@ -204,6 +204,7 @@ mod tests {
             catchup: Catchup::None,
             max_active_runs: 1,
             max_active_tasks: None,
+            timeout: None,
             params: BTreeMap::from([
                 (
                     "count".to_owned(),

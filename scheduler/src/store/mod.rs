@@ -12,6 +12,8 @@ mod figures;
 mod gates;
 mod lease;
 mod log;
+mod mark;
+mod notes;
 mod people;
 mod pools;
 mod publish;
@@ -22,7 +24,9 @@ mod rows;
 mod runs;
 mod settle;
 mod text;
+mod time_limits;
 mod trust;
+mod why;
 mod workers;
 
 #[cfg(test)]
@@ -49,11 +53,14 @@ pub use error::Error;
 pub use figures::{Figures, HotShare};
 pub use lease::{Course, Heartbeat, Renewed, Report};
 pub use log::LogLine;
+pub use mark::{MarkRequest, MarkSelection, Marked, MarkedAs};
+pub use notes::{NoteRow, NoteText};
 pub use publish::{Published, PublishedFile, ToPublish, content_hash};
 pub use repair::Repaired;
 pub use retain::{Keep, Pass, Prune, Removed, Retention};
 pub use rows::*;
 pub use settle::{Ended, Ending, Settled, Span};
+pub use why::{Because, Holder, Place, Why};
 
 use crate::model::{Dag, VersionId};
 use trust::Trust;

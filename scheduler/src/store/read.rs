@@ -72,6 +72,7 @@ struct RunRecord {
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     triggered_by: String,
+    reason: Option<String>,
     params: Option<Value>,
 }
 
@@ -90,6 +91,7 @@ impl From<RunRecord> for RunRow {
             started_at: row.started_at,
             finished_at: row.finished_at,
             triggered_by: row.triggered_by,
+            reason: row.reason,
             params: match row.params {
                 Some(Value::Object(params)) => params,
                 Some(_) | None => Params::new(),
@@ -244,6 +246,24 @@ impl Store {
                 .fetch_optional(&self.people)
                 .await?,
         )
+    }
+
+    /// What one try of a task instance answered.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn output_of_try(
+        &self,
+        instance: InstanceId,
+        try_number: i32,
+    ) -> Result<Option<Value>, Error> {
+        Ok(sqlx::query_file_scalar!(
+            "src/store/queries/read_output_of_try.sql",
+            instance.0,
+            try_number
+        )
+        .fetch_optional(&self.people)
+        .await?)
     }
 
     /// The `with` table of a try, rendered. A task without templates has what its file says.

@@ -36,8 +36,8 @@ const ACTOR: &str = "api";
     ),
     paths(
         dags::list, dags::show, dags::trigger, dags::pause, dags::unpause,
-        runs::list, runs::show, runs::cancel, runs::clear,
-        tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
+        runs::list, runs::show, runs::cancel, runs::clear, runs::mark, runs::notes, runs::set_note,
+        tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::why, tasks::set_note, tasks::log, tasks::output, tasks::rendered,
         pools::list, pools::show, pools::set, pools::delete,
         workers::list, workers::show,
     ),

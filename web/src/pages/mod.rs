@@ -1,6 +1,7 @@
 //! The pages. Each module reads from the store, makes plain views, and lets a template write them.
 
 pub(crate) mod actions;
+pub(crate) mod clear;
 pub(crate) mod dag;
 pub(crate) mod dags;
 pub(crate) mod home;

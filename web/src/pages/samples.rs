@@ -29,6 +29,8 @@ pub(super) fn task(id: &str, kind: &str, upstream: &[usize]) -> Task {
         trigger_rule: TriggerRule::AllSuccess,
         retries: 2,
         retry_delay: Duration::from_secs(30),
+        retry: pinwheel_scheduler::model::retry::RetryRules::default(),
+        queue_timeout: None,
         timeout: None,
         pool: "default".to_owned(),
         queue: "default".to_owned(),
@@ -57,6 +59,7 @@ pub(super) fn dag() -> Dag {
         catchup: Catchup::None,
         max_active_runs: 1,
         max_active_tasks: None,
+        timeout: None,
         params: Default::default(),
         tasks,
     }
@@ -77,6 +80,7 @@ pub(super) fn run() -> RunRow {
         started_at: Some(noon()),
         finished_at: None,
         triggered_by: "\"><img src=x>".to_owned(),
+        reason: None,
         params: match params {
             Value::Object(params) => params,
             _ => Map::new(),

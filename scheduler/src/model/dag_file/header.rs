@@ -1,6 +1,6 @@
 //! Reads the table `[dag]`: the id, and when the DAG runs.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use chrono::{DateTime, LocalResult, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -23,12 +23,13 @@ pub(super) struct Header {
     pub(super) catchup: Catchup,
     pub(super) max_active_runs: Option<u32>,
     pub(super) max_active_tasks: Option<u32>,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Airflow's default.
 pub(super) const MAX_ACTIVE_RUNS: u32 = 16;
 
-pub(super) const DAG_KEYS: [&str; 8] = [
+pub(super) const DAG_KEYS: [&str; 9] = [
     "id",
     "description",
     "schedule",
@@ -37,6 +38,7 @@ pub(super) const DAG_KEYS: [&str; 8] = [
     "catchup",
     "max_active_runs",
     "max_active_tasks",
+    "timeout",
 ];
 
 /// Reads the table `[dag]` as far as it can be.
@@ -81,6 +83,7 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
         max_active_tasks: dag
             .integer("max_active_tasks", 1..=10_000, report)
             .and_then(|tasks| u32::try_from(tasks).ok()),
+        timeout: dag.limit("timeout", report),
     }
 }
 

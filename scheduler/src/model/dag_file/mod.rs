@@ -183,6 +183,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         catchup,
         max_active_runs,
         max_active_tasks,
+        timeout,
     } = draft.header;
     let order = graph.order.as_ref()?;
     let mut ordinals = vec![0; order.len()];
@@ -207,7 +208,9 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             trigger_rule: draft.policy.trigger_rule,
             retries: draft.policy.retries,
             retry_delay: draft.policy.retry_delay,
+            retry: draft.policy.retry,
             timeout: draft.policy.timeout,
+            queue_timeout: draft.policy.queue_timeout,
             pool: draft.policy.pool,
             queue: draft.policy.queue,
             priority: draft.policy.priority,
@@ -230,6 +233,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         catchup,
         max_active_runs: max_active_runs.unwrap_or(MAX_ACTIVE_RUNS),
         max_active_tasks,
+        timeout,
         params: draft
             .params
             .into_iter()

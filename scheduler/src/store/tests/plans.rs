@@ -399,6 +399,7 @@ async fn live(store: &Store) -> usize {
                 run_id: *run,
                 selection: ClearSelection::WholeRun,
                 scope: ClearScope::Only,
+                version: crate::store::ClearVersion::Same,
                 actor: "ada".to_owned(),
             })
             .await
