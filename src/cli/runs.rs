@@ -445,7 +445,10 @@ fn plan(run: RunId, cleared: &Cleared) -> String {
 
 /// How a run moves to another version, for people.
 fn journey(moved: &Moved) -> String {
-    let mut text = format!("it moves from version {} to version {}", moved.from, moved.to);
+    let mut text = format!(
+        "it moves from version {} to version {}",
+        moved.from, moved.to
+    );
     if !moved.added.is_empty() {
         write!(text, "; new: {}", names(&moved.added)).expect("a string takes every text");
     }
@@ -487,7 +490,11 @@ async fn mark(settings: &Settings, arguments: Mark) -> Result<()> {
     if arguments.json {
         return output::json(&marked);
     }
-    let mut text = format!("run {} is {}", arguments.run, output::word(&marked.run_state));
+    let mut text = format!(
+        "run {} is {}",
+        arguments.run,
+        output::word(&marked.run_state)
+    );
     if !marked.tasks.is_empty() {
         write!(text, "; marked: {}", names(&marked.tasks)).expect("a string takes every text");
     }

@@ -107,7 +107,9 @@ impl fmt::Display for RetryOn {
 
 /// A text that names no kind of failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` names no failure: expected `error`, `timeout`, `panic`, `killed`, `exit:75` or `exit:64-78`")]
+#[error(
+    "`{0}` names no failure: expected `error`, `timeout`, `panic`, `killed`, `exit:75` or `exit:64-78`"
+)]
 pub struct Unknown(pub String);
 
 impl FromStr for RetryOn {
@@ -196,7 +198,9 @@ pub fn next_delay(task: &Task, tries: Tries) -> Duration {
     let rules = &task.retry;
     let earlier = tries.since_clear(task).saturating_sub(1);
     let grown = task.retry_delay.as_secs_f64()
-        * rules.factor.powi(i32::try_from(earlier).unwrap_or(i32::MAX));
+        * rules
+            .factor
+            .powi(i32::try_from(earlier).unwrap_or(i32::MAX));
     let longest = match rules.max_delay {
         Some(longest) => longest,
         None if rules.factor > 1.0 => LONGEST_DELAY.max(task.retry_delay),
@@ -500,7 +504,10 @@ mod tests {
             );
         }
         assert!(
-            matches!(decision(FailureClass::Permanent, Some(75)), Decision::Fail { .. }),
+            matches!(
+                decision(FailureClass::Permanent, Some(75)),
+                Decision::Fail { .. }
+            ),
             "what cannot help is never tried again"
         );
         assert_eq!(decision(FailureClass::Lost, None), Decision::Again);
@@ -508,10 +515,19 @@ mod tests {
 
     #[test]
     fn failures_are_read_as_they_are_written() {
-        for text in ["error", "timeout", "panic", "killed", "exit:0", "exit:64-78"] {
+        for text in [
+            "error",
+            "timeout",
+            "panic",
+            "killed",
+            "exit:0",
+            "exit:64-78",
+        ] {
             assert_eq!(text.parse::<RetryOn>().unwrap().to_string(), text);
         }
-        for text in ["", "exit", "exit:", "exit:256", "exit:-1", "exit:9-8", "Timeout", "75"] {
+        for text in [
+            "", "exit", "exit:", "exit:256", "exit:-1", "exit:9-8", "Timeout", "75",
+        ] {
             assert!(text.parse::<RetryOn>().is_err(), "{text}");
         }
     }

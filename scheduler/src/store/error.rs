@@ -244,9 +244,7 @@ impl Error {
                 Some("wait until it ends, or cancel the run first".to_owned())
             }
             Self::NothingToMark { .. } => None,
-            Self::RunIsQueued { .. } => {
-                Some("cancel it, or wait until it runs".to_owned())
-            }
+            Self::RunIsQueued { .. } => Some("cancel it, or wait until it runs".to_owned()),
             Self::UnknownInstance { run_id, .. } => {
                 Some(format!("`pinwheel runs show {run_id}` shows what it has"))
             }

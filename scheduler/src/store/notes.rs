@@ -102,7 +102,15 @@ impl Store {
             .await?;
         }
         let detail = json!({ "task": task.map(|(task_id, _)| task_id), "note": &text.0 });
-        audit(&mut transaction, actor, "note", &dag_id, Some(run_id), &detail).await?;
+        audit(
+            &mut transaction,
+            actor,
+            "note",
+            &dag_id,
+            Some(run_id),
+            &detail,
+        )
+        .await?;
         transaction.commit().await?;
         Ok(())
     }

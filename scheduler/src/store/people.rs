@@ -226,16 +226,16 @@ impl Store {
         let run = lock_run(connection, run_id)
             .await?
             .ok_or(Error::UnknownRun { run_id })?;
-        let mut instances = sqlx::query_file_as!(
-            Found,
-            "src/store/queries/read_states.sql",
-            run_id.0
-        )
-        .fetch_all(&mut *connection)
-        .await?;
+        let mut instances =
+            sqlx::query_file_as!(Found, "src/store/queries/read_states.sql", run_id.0)
+                .fetch_all(&mut *connection)
+                .await?;
         let travel = match request.version {
             ClearVersion::Same => None,
-            ClearVersion::Latest => self.plan_travel(connection, run_id, &run, &instances).await?,
+            ClearVersion::Latest => {
+                self.plan_travel(connection, run_id, &run, &instances)
+                    .await?
+            }
         };
         let version_id = travel.as_ref().map_or(run.version_id, |travel| travel.to);
         let dag = self.definition_by(connection, version_id).await?;

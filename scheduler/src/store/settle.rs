@@ -650,8 +650,7 @@ impl Store {
                 Verdict::Skip { .. } => TaskState::Skipped,
                 Verdict::UpstreamFailed { .. } => TaskState::UpstreamFailed,
             };
-            step.effects.deadline |=
-                state == TaskState::Queued && task.queue_timeout.is_some();
+            step.effects.deadline |= state == TaskState::Queued && task.queue_timeout.is_some();
             promoted.push(Final {
                 run_id: row.run_id,
                 version_id,

@@ -93,9 +93,9 @@ impl Store {
             return Ok(effects);
         }
         let dag = self.definition_by(&mut transaction, run.version_id).await?;
-        let took = dag
-            .timeout
-            .map_or_else(String::new, |timeout| format!(" of {}", duration::text(timeout)));
+        let took = dag.timeout.map_or_else(String::new, |timeout| {
+            format!(" of {}", duration::text(timeout))
+        });
         let reason = format!("the run took longer than its timeout{took}");
         let mut step = Step::default();
         step.knows(run_id, run.version_id);
@@ -136,13 +136,10 @@ impl Store {
         };
         let ids: Vec<i64> = instances.iter().map(|instance| instance.0).collect();
         mark::lock_around(&mut transaction, run_id, &ids).await?;
-        let taken = sqlx::query_file_scalar!(
-            "src/store/queries/take_expired.sql",
-            &ids,
-            shift as _
-        )
-        .fetch_all(&mut *transaction)
-        .await?;
+        let taken =
+            sqlx::query_file_scalar!("src/store/queries/take_expired.sql", &ids, shift as _)
+                .fetch_all(&mut *transaction)
+                .await?;
         if taken.is_empty() {
             transaction.rollback().await?;
             return Ok(Effects::default());

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use super::{Error, Store, claim::task_at, people::unknown_task};
 use crate::model::{
     Dag, DagId, InstanceId, RunId, RunState, SleepReason, TaskId, TaskState, TriggerRule,
-    TryOutcome, VersionId,
+    TryOutcome,
     retry::{self, Decision, Failed, Tries},
     trigger_rule::{self, Upstream, Verdict},
 };
@@ -233,7 +233,6 @@ struct Row {
     started_at: Option<DateTime<Utc>>,
     reason: Option<String>,
     dag_id: DagId,
-    version_id: VersionId,
     run_state: RunState,
     run_reason: Option<String>,
     wake_at: Option<DateTime<Utc>>,
@@ -254,19 +253,12 @@ impl Store {
     ///
     /// # Errors
     /// The run, the task or its item is unknown, or Postgres is away.
-    pub async fn why(
-        &self,
-        run_id: RunId,
-        task_id: &TaskId,
-        map_index: i32,
-    ) -> Result<Why, Error> {
+    pub async fn why(&self, run_id: RunId, task_id: &TaskId, map_index: i32) -> Result<Why, Error> {
         let mut snapshot = self.people.begin().await?;
         sqlx::query_file!("src/store/queries/begin_snapshot.sql")
             .execute(&mut *snapshot)
             .await?;
-        let answer = self
-            .why_at(&mut snapshot, run_id, task_id, map_index)
-            .await;
+        let answer = self.why_at(&mut snapshot, run_id, task_id, map_index).await;
         snapshot.rollback().await?;
         answer
     }
@@ -341,10 +333,10 @@ impl Store {
         } else {
             reasons(connection, run_id, &dag, &row).await?
         };
-        let waits_for_a_scheduler = because.iter().any(|one| match one {
-            Because::RunIsAboutToStart => true,
-            Because::Sleeps { until, .. } => until.is_some_and(|until| until <= row.now),
-            _ => false,
+        let waits_for_a_scheduler = because.iter().any(|one| {
+            let is_due = |until: Option<DateTime<Utc>>| until.is_some_and(|until| until <= row.now);
+            *one == Because::RunIsAboutToStart
+                || matches!(one, Because::Sleeps { until, .. } if is_due(*until))
         });
         if waits_for_a_scheduler {
             let schedulers = sqlx::query_file_scalar!("src/store/queries/count_schedulers.sql")
@@ -354,10 +346,11 @@ impl Store {
                 because.insert(0, Because::NoScheduler);
             }
         }
-        let hint = because
-            .iter()
-            .find_map(Because::hint)
-            .or_else(|| row.last_hint.clone().filter(|_| row.state == TaskState::Failed));
+        let hint = because.iter().find_map(Because::hint).or_else(|| {
+            row.last_hint
+                .clone()
+                .filter(|_| row.state == TaskState::Failed)
+        });
         let sentence = because
             .iter()
             .map(ToString::to_string)
@@ -502,12 +495,9 @@ async fn upstream_places(
 }
 
 async fn queued_reasons(connection: &mut PgConnection, row: &Row) -> Result<Vec<Because>, Error> {
-    let found = sqlx::query_file!(
-        "src/store/queries/read_why_queued.sql",
-        row.instance_id.0
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
+    let found = sqlx::query_file!("src/store/queries/read_why_queued.sql", row.instance_id.0)
+        .fetch_optional(&mut *connection)
+        .await?;
     let Some(ready) = found else {
         // A claim is on its way, or `db check` finds it.
         return Ok(vec![Because::IsAboutToRun]);
@@ -641,10 +631,7 @@ async fn verdict_reason(
     let task = task_at(dag, row.ordinal);
     let retries = i32::try_from(task.retries).unwrap_or(i32::MAX);
     let has_run = row.tries > row.tries_allowed.saturating_sub(retries.saturating_add(1));
-    if row.state == TaskState::Skipped
-        && has_run
-        && row.last_outcome == Some(TryOutcome::Skipped)
-    {
+    if row.state == TaskState::Skipped && has_run && row.last_outcome == Some(TryOutcome::Skipped) {
         return Ok(Because::ItsOwnDecision {
             reason: row.last_reason.clone().unwrap_or_default(),
         });
@@ -682,7 +669,8 @@ async fn verdict_reason(
     })
     .await?;
     if decided.is_empty() {
-        decided = upstream_places(connection, run_id, dag, row.ordinal, TaskState::is_final).await?;
+        decided =
+            upstream_places(connection, run_id, dag, row.ordinal, TaskState::is_final).await?;
     }
     Ok(Because::TriggerRule {
         rule: task.trigger_rule,
@@ -697,9 +685,10 @@ impl Because {
             Self::DagIsPaused { dag_id } => {
                 Some(format!("`pinwheel dags unpause {dag_id}` lets it go on"))
             }
-            Self::MaxActiveRuns { .. } => {
-                Some("it starts by itself; `max_active_runs` in the DAG file says how many may".to_owned())
-            }
+            Self::MaxActiveRuns { .. } => Some(
+                "it starts by itself; `max_active_runs` in the DAG file says how many may"
+                    .to_owned(),
+            ),
             Self::NoScheduler => Some("start `pinwheel scheduler`".to_owned()),
             Self::NoWorker => Some("start `pinwheel worker`".to_owned()),
             Self::QueueIsUnserved { queue, .. } => Some(format!(

@@ -299,7 +299,10 @@ pub(crate) async fn note_task(
     ring(&state.store).await;
     let map = form.map.map(|map| map.to_string()).unwrap_or_default();
     let here = format!("/runs/{run}/tasks/{task}");
-    Ok(Redirect::to(&address(&here, &[("map", &map), ("done", "noted")])))
+    Ok(Redirect::to(&address(
+        &here,
+        &[("map", &map), ("done", "noted")],
+    )))
 }
 
 /// A note as it was sent.
@@ -310,7 +313,10 @@ pub(crate) fn note_text(text: &str) -> Result<NoteText, Failure> {
                 "it has {} characters, or control characters among them",
                 text.chars().count()
             ))
-            .hint(format!("a note has at most {} characters", NoteText::LONGEST))
+            .hint(format!(
+                "a note has at most {} characters",
+                NoteText::LONGEST
+            ))
     })
 }
 

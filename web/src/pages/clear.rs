@@ -59,9 +59,17 @@ enum Scope {
 impl Scope {
     const ALL: [(Self, &'static str, &'static str); 4] = [
         (Self::Only, "only", "nothing else"),
-        (Self::WithDownstream, "with_downstream", "what is downstream"),
+        (
+            Self::WithDownstream,
+            "with_downstream",
+            "what is downstream",
+        ),
         (Self::WithUpstream, "with_upstream", "what is upstream"),
-        (Self::WithBoth, "with_both", "what is upstream and downstream"),
+        (
+            Self::WithBoth,
+            "with_both",
+            "what is upstream and downstream",
+        ),
     ];
 
     fn reaches(self) -> ClearScope {

@@ -144,11 +144,13 @@ impl Travel {
         connection: &mut PgConnection,
         run_id: RunId,
     ) -> Result<(), Error> {
-        let lowest =
-            sqlx::query_file_scalar!("src/store/queries/read_last_removed.sql", run_id.0)
-                .fetch_one(&mut *connection)
-                .await?;
-        let removed: Vec<i32> = (1..).zip(&self.removed).map(|(count, _)| lowest - count).collect();
+        let lowest = sqlx::query_file_scalar!("src/store/queries/read_last_removed.sql", run_id.0)
+            .fetch_one(&mut *connection)
+            .await?;
+        let removed: Vec<i32> = (1..)
+            .zip(&self.removed)
+            .map(|(count, _)| lowest - count)
+            .collect();
         sqlx::query_file!(
             "src/store/queries/insert_removed.sql",
             run_id.0,

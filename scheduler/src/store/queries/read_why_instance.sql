@@ -1,7 +1,7 @@
 -- Reads a task instance with what is kept about its state, for whoever asks why. Lock: none.
 select i.instance_id as "instance_id: InstanceId", i.ordinal, i.state as "state: TaskState",
     i.sleep_reason as "sleep_reason: SleepReason", i.tries, i.tries_allowed, i.lost, i.pending, i.ok, i.failed,
-    i.upstream_failed, i.skipped, i.started_at, i.reason, r.dag_id as "dag_id: DagId", r.version_id as "version_id: VersionId",
+    i.upstream_failed, i.skipped, i.started_at, i.reason, r.dag_id as "dag_id: DagId",
     r.state as "run_state: RunState", r.reason as run_reason, s.wake_at as "wake_at?", s.reason as "sleep_note?",
     w.name as "worker?", h.outcome as "last_outcome?: TryOutcome", h.reason as "last_reason?", h.hint as "last_hint?",
     h.failure_class as "last_class?", h.exit_code as "last_exit_code?", h.try_number as "last_try?",

@@ -141,7 +141,12 @@ async fn a_run_moves_to_the_latest_version_task_by_task() {
     let (store, _) = fresh_store().await;
     let old = dag(
         "moving",
-        &[("gone", &[]), ("a", &["gone"]), ("b", &["a"]), ("c", &["b"])],
+        &[
+            ("gone", &[]),
+            ("a", &["gone"]),
+            ("b", &["a"]),
+            ("c", &["b"]),
+        ],
     );
     publish(&store, &old).await;
     let run = trigger(&store, &old).await;
@@ -152,7 +157,12 @@ async fn a_run_moves_to_the_latest_version_task_by_task() {
     // In another order, without `gone`, with `new` between `b` and `c`.
     let new = dag(
         "moving",
-        &[("b", &[]), ("a", &[]), ("new", &["b", "a"]), ("c", &["new"])],
+        &[
+            ("b", &[]),
+            ("a", &[]),
+            ("new", &["b", "a"]),
+            ("c", &["new"]),
+        ],
     );
     publish(&store, &new).await;
     let request = latest(run, ClearSelection::Failed);
@@ -168,7 +178,10 @@ async fn a_run_moves_to_the_latest_version_task_by_task() {
     );
     check_invariants(&store).await;
 
-    assert_eq!(run_all(&store, worker, |_| success()).await, ["b", "new", "c"]);
+    assert_eq!(
+        run_all(&store, worker, |_| success()).await,
+        ["b", "new", "c"]
+    );
     assert_eq!(run_state(&store, run).await, RunState::Success);
     let rows = store.instances(run).await.unwrap();
     let shown: Vec<(&str, TaskState, i32)> = rows
@@ -237,7 +250,16 @@ async fn a_run_of_which_something_is_in_hands_does_not_move() {
         "{answer:?}"
     );
     let version = store.run(run).await.unwrap().unwrap().version_id;
-    assert_eq!(words(&store.clear(clear(run, &["a"], ClearScope::Only)).await.unwrap().tasks), ["a"]);
+    assert_eq!(
+        words(
+            &store
+                .clear(clear(run, &["a"], ClearScope::Only))
+                .await
+                .unwrap()
+                .tasks
+        ),
+        ["a"]
+    );
     assert_eq!(store.run(run).await.unwrap().unwrap().version_id, version);
 }
 
@@ -272,7 +294,11 @@ async fn a_mark_decides_what_is_downstream() {
         .mark(mark(run, &["c"], MarkedAs::Failed))
         .await
         .unwrap();
-    assert_eq!(marked.run_state, RunState::Failed, "the run follows at once");
+    assert_eq!(
+        marked.run_state,
+        RunState::Failed,
+        "the run follows at once"
+    );
     check_invariants(&store).await;
 }
 
@@ -333,7 +359,10 @@ async fn what_runs_is_stopped_before_it_is_marked() {
 #[tokio::test]
 async fn a_run_marked_failed_ends_and_the_next_one_starts() {
     let (store, _) = fresh_store().await;
-    let mut alone = dag("alone", &[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &[])]);
+    let mut alone = dag(
+        "alone",
+        &[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &[])],
+    );
     alone.max_active_runs = 1;
     publish(&store, &alone).await;
     let run = trigger(&store, &alone).await;
@@ -367,10 +396,7 @@ async fn a_run_marked_failed_ends_and_the_next_one_starts() {
     assert_eq!(marked.run_state, RunState::Success);
     assert_eq!(marked.tasks.len(), 4);
     assert_eq!(store.run(run).await.unwrap().unwrap().reason, None);
-    store
-        .mark(mark(run, &[], MarkedAs::Failed))
-        .await
-        .unwrap();
+    store.mark(mark(run, &[], MarkedAs::Failed)).await.unwrap();
     assert_eq!(run_state(&store, run).await, RunState::Failed);
     check_invariants(&store).await;
 }
@@ -396,7 +422,11 @@ async fn a_mark_in_a_full_pool_and_behind_a_full_gate_frees_what_it_held() {
         .unwrap();
     check_invariants(&store).await;
     assert_eq!(
-        number(&store, "select (select count(*) from gate_use) + (select count(*) from pool_use)").await,
+        number(
+            &store,
+            "select (select count(*) from gate_use) + (select count(*) from pool_use)"
+        )
+        .await,
         0
     );
     assert_eq!(run_all(&store, worker, |_| success()).await, ["c"]);
@@ -467,13 +497,20 @@ async fn notes_are_kept_beside_runs_and_tasks_until_they_are_emptied() {
     let line = line("line");
     publish(&store, &line).await;
     let run = trigger(&store, &line).await;
-    note(&store, run, None, " late because of the move ").await.unwrap();
+    note(&store, run, None, " late because of the move ")
+        .await
+        .unwrap();
     note(&store, run, Some("b"), "one\r\ntwo").await.unwrap();
     note(&store, run, Some("b"), "three").await.unwrap();
     let notes = store.notes(run).await.unwrap();
     let shown: Vec<_> = notes
         .iter()
-        .map(|note| (note.task_id.as_ref().map(TaskId::as_str), note.note.as_str()))
+        .map(|note| {
+            (
+                note.task_id.as_ref().map(TaskId::as_str),
+                note.note.as_str(),
+            )
+        })
         .collect();
     assert_eq!(
         shown,

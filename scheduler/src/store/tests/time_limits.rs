@@ -19,7 +19,13 @@ async fn a_run_that_takes_too_long_fails_and_what_is_unfinished_is_skipped() {
     let (store, _) = fresh_store().await;
     let mut slow = dag(
         "slow",
-        &[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &[]), ("e", &[])],
+        &[
+            ("a", &[]),
+            ("b", &["a"]),
+            ("c", &["b"]),
+            ("d", &[]),
+            ("e", &[]),
+        ],
     );
     slow.timeout = Some(HOUR);
     slow.max_active_runs = 1;
@@ -27,7 +33,11 @@ async fn a_run_that_takes_too_long_fails_and_what_is_unfinished_is_skipped() {
     publish(&store, &slow).await;
     let run = trigger(&store, &slow).await;
     let next = trigger(&store, &slow).await;
-    let due = store.next_deadline(TimeDelta::zero()).await.unwrap().unwrap();
+    let due = store
+        .next_deadline(TimeDelta::zero())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(due <= HOUR && due > HOUR - Duration::from_secs(60));
 
     let worker = register(&store, "one").await;
@@ -63,8 +73,15 @@ async fn a_run_that_takes_too_long_fails_and_what_is_unfinished_is_skipped() {
     let late = store.settle(&[ended(held, success())]).await.unwrap();
     assert_eq!(late.refused, [instance]);
     assert_eq!(run_state(&store, next).await, RunState::Running);
-    let due = store.next_deadline(TimeDelta::zero()).await.unwrap().unwrap();
-    assert!(due > HOUR - Duration::from_secs(60), "the next run has its own time");
+    let due = store
+        .next_deadline(TimeDelta::zero())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        due > HOUR - Duration::from_secs(60),
+        "the next run has its own time"
+    );
 
     // A clear gives it its time anew.
     store
@@ -122,7 +139,9 @@ async fn a_task_that_is_queued_for_too_long_fails_and_its_run_follows() {
     );
     assert_eq!(
         rows[0].reason.as_deref(),
-        Some("it was queued for longer than its queue_timeout of 1h, in queue `default` and pool `default`")
+        Some(
+            "it was queued for longer than its queue_timeout of 1h, in queue `default` and pool `default`"
+        )
     );
     assert_eq!(rows[0].tries, 0, "it never ran");
 
@@ -133,8 +152,15 @@ async fn a_task_that_is_queued_for_too_long_fails_and_its_run_follows() {
     store.time_out(TimeDelta::minutes(61)).await.unwrap();
     assert_eq!(states(&store, run).await["a"], TaskState::Running);
     let settled = store.settle(&[ended(a, success())]).await.unwrap();
-    assert!(settled.effects.deadline, "a scheduler hears of the new limit");
-    let due = store.next_deadline(TimeDelta::zero()).await.unwrap().unwrap();
+    assert!(
+        settled.effects.deadline,
+        "a scheduler hears of the new limit"
+    );
+    let due = store
+        .next_deadline(TimeDelta::zero())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(due > HOUR && due <= 2 * HOUR);
     assert_eq!(run_all(&store, worker, |_| success()).await, ["b", "c"]);
     assert_eq!(run_state(&store, run).await, RunState::Success);
@@ -149,7 +175,10 @@ async fn the_time_in_the_queue_begins_anew_with_every_turn() {
     let run = trigger(&store, &napping).await;
     let worker = register(&store, "one").await;
     let held = claim(&store, worker, 1).await.pop().unwrap();
-    store.settle(&[ended(held, Ending::GivenBack)]).await.unwrap();
+    store
+        .settle(&[ended(held, Ending::GivenBack)])
+        .await
+        .unwrap();
     let due = async || store.next_deadline(TimeDelta::zero()).await.unwrap();
     assert!(due().await.unwrap() > HOUR - Duration::from_secs(60));
     let held = claim(&store, worker, 1).await.pop().unwrap();
@@ -191,7 +220,10 @@ async fn the_pause_before_a_try_is_what_the_model_says() {
     retried.tasks[0].retry_delay = Duration::from_secs(100);
     retried.tasks[0].retry.factor = 3.0;
     retried.tasks[0].retry.max_delay = Some(Duration::from_secs(800));
-    retried.tasks[0].retry.on = vec![RetryOn::Exit { first: 75, last: 75 }];
+    retried.tasks[0].retry.on = vec![RetryOn::Exit {
+        first: 75,
+        last: 75,
+    }];
     publish(&store, &retried).await;
     let run = trigger(&store, &retried).await;
     let worker = register(&store, "one").await;
@@ -206,7 +238,11 @@ async fn the_pause_before_a_try_is_what_the_model_says() {
     for expected in [100, 300, 800, 800] {
         let held = claim(&store, worker, 1).await.pop().unwrap();
         store.settle(&[ended(held, failed(75))]).await.unwrap();
-        let due = store.next_deadline(TimeDelta::zero()).await.unwrap().unwrap();
+        let due = store
+            .next_deadline(TimeDelta::zero())
+            .await
+            .unwrap()
+            .unwrap();
         let expected = Duration::from_secs(expected);
         assert!(
             due <= expected && due > expected - Duration::from_secs(50),

@@ -43,7 +43,9 @@ async fn a_task_of_a_queued_run_says_what_the_run_waits_for() {
     let third = trigger(&store, &alone).await;
     assert_eq!(
         sentence(&store, second, "a").await,
-        format!("its run has not started: its DAG `alone` has max_active_runs = 1 and run {first} is running")
+        format!(
+            "its run has not started: its DAG `alone` has max_active_runs = 1 and run {first} is running"
+        )
     );
     assert_eq!(
         sentence(&store, third, "a").await,
@@ -204,7 +206,9 @@ async fn a_task_behind_a_gate_names_who_is_in_it() {
     assert_eq!(claim(&store, worker, 4).await.len(), 1);
     assert_eq!(
         sentence(&store, second, "x").await,
-        format!("it is behind the concurrency key `customer-7` (limit 1), held by run {first} task x")
+        format!(
+            "it is behind the concurrency key `customer-7` (limit 1), held by run {first} task x"
+        )
     );
 }
 
@@ -305,10 +309,7 @@ async fn what_is_over_says_how_it_came_to_that() {
         })
         .await
         .unwrap();
-    assert_eq!(
-        sentence(&store, run, "below").await,
-        "marked failed by ada"
-    );
+    assert_eq!(sentence(&store, run, "below").await, "marked failed by ada");
 }
 
 #[tokio::test]
@@ -393,9 +394,7 @@ async fn the_first_task_that_is_stuck_is_found() {
 async fn what_is_not_there_is_an_error_with_a_name() {
     let (store, _) = fresh_store().await;
     let run = start(&store, &dag("single", &[("load", &[])])).await;
-    let ask = async |run, task: &str, item| {
-        store.why(run, &TaskId::new(task).unwrap(), item).await
-    };
+    let ask = async |run, task: &str, item| store.why(run, &TaskId::new(task).unwrap(), item).await;
     assert!(matches!(
         ask(RunId(99), "load", -1).await,
         Err(Error::UnknownRun { .. })

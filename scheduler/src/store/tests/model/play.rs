@@ -9,15 +9,14 @@ use super::{
     super::{ClearRequest, ClearScope, ClearSelection, Ended, Error, Paused, ended, expire, sql},
     recount::{compare, compare_history, instances, recount},
     story::{
-        Chance, Due, Marks, NARROW, NARROW_SLOTS, Pick, Plan, QUEUES, Selection, Step, Story, take_part,
+        Chance, Due, Marks, NARROW, NARROW_SLOTS, Pick, Plan, QUEUES, Selection, Step, Story,
+        take_part,
     },
     world::{Lease, World, ends},
 };
 use crate::{
     model::{InstanceId, RunId, RunState, TaskId, TaskState},
-    store::{
-        Claimed, ClearVersion, Effects, MarkRequest, MarkSelection, Settled, Store,
-    },
+    store::{Claimed, ClearVersion, Effects, MarkRequest, MarkSelection, Settled, Store},
     testing::{publish, trigger},
 };
 
@@ -59,7 +58,9 @@ pub(super) async fn play(store: &Store, story: &Story<Step>, id: &str) {
     compare_history(store, &player.world).await;
 
     for run in 0..player.world.runs.len() {
-        player.clear(run, Selection::WholeRun, ClearScope::Only).await;
+        player
+            .clear(run, Selection::WholeRun, ClearScope::Only)
+            .await;
     }
     player.drain().await;
     compare_history(store, &player.world).await;

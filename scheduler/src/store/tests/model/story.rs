@@ -271,7 +271,13 @@ pub(super) fn selection() -> impl Strategy<Value = Selection> {
 
 pub(super) fn scope() -> impl Strategy<Value = ClearScope> {
     use ClearScope::{Only, WithBoth, WithDownstream, WithUpstream};
-    prop::sample::select(vec![Only, WithDownstream, WithDownstream, WithUpstream, WithBoth])
+    prop::sample::select(vec![
+        Only,
+        WithDownstream,
+        WithDownstream,
+        WithUpstream,
+        WithBoth,
+    ])
 }
 
 pub(super) fn marks() -> impl Strategy<Value = Marks> {

@@ -337,8 +337,8 @@ impl<'a> Crowd<'a> {
                 let selection = match marks.tasks {
                     Some((one, other)) => {
                         let tasks = &self.dag.tasks;
-                        let names =
-                            [one, other].map(|pick| tasks[pick.of(tasks.len()).unwrap()].id.clone());
+                        let names = [one, other]
+                            .map(|pick| tasks[pick.of(tasks.len()).unwrap()].id.clone());
                         MarkSelection::Tasks(names.into())
                     }
                     None => MarkSelection::WholeRun,

@@ -9,13 +9,13 @@ use super::{
     super::{Ended, Ending, Execution},
     story::{Due, NARROW, NARROW_SLOTS},
 };
-use crate::store::{ClearScope, MarkedAs};
 use crate::model::{
     Dag, InstanceId, RunId, RunState, SleepReason, TaskState, TryOutcome, WorkerId,
     retry::{self, Decision, Failed, Tries},
     state::By,
     trigger_rule::{Upstream, Verdict, decide},
 };
+use crate::store::{ClearScope, MarkedAs};
 
 /// The runs of one DAG, and the leases under which they are worked at.
 pub(super) struct World {
@@ -502,7 +502,11 @@ impl World {
                 let next = match instance.state {
                     TaskState::Running | TaskState::Sleeping => TaskState::Failed,
                     TaskState::Waiting | TaskState::Queued => TaskState::Skipped,
-                    _ => continue,
+                    TaskState::Success
+                    | TaskState::Failed
+                    | TaskState::Skipped
+                    | TaskState::UpstreamFailed
+                    | TaskState::Cancelled => continue,
                 };
                 instance.stop(next, By::Mark, TryOutcome::Cancelled);
                 changed.insert(ordinal);
