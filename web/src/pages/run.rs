@@ -75,10 +75,10 @@ struct Stuck {
 /// A note beside a run or a task.
 pub(crate) struct Written {
     /// Empty for the run itself.
-    about: String,
-    text: String,
-    by: String,
-    at: When,
+    pub(crate) about: String,
+    pub(crate) text: String,
+    pub(crate) by: String,
+    pub(crate) at: When,
 }
 
 impl Written {
@@ -91,7 +91,7 @@ impl Written {
                 (Some(task_id), _) => task_id.to_string(),
                 (None, _) => String::new(),
             },
-            text: note.note,
+            text: plain(&note.note),
             by: note.written_by,
             at: When::relative(Some(note.written_at)),
         }
