@@ -12,7 +12,7 @@ use super::{
     settle::{Counters, Step},
     time_limits::limit_runs,
 };
-use crate::model::{Dag, InstanceId, RunId, RunState, TaskId, TaskState, VersionId};
+use crate::model::{Dag, InstanceId, RunId, RunState, TaskId, TaskState, TryOutcome, VersionId};
 
 /// What a person says.
 #[derive(Debug, Clone)]
@@ -69,13 +69,6 @@ pub struct Marked {
     pub decided_anew: Vec<TaskId>,
     /// The run's state now.
     pub run_state: RunState,
-}
-
-/// Who decided how something ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decided {
-    ByAPerson,
-    ByTheClock,
 }
 
 impl Store {
@@ -135,15 +128,7 @@ impl Store {
                     | TaskState::UpstreamFailed
                     | TaskState::Cancelled => state,
                 };
-                end_unfinished(
-                    connection,
-                    run_id,
-                    fail_what_began,
-                    &reason,
-                    Decided::ByAPerson,
-                    &mut step,
-                )
-                .await?
+                end_unfinished(connection, run_id, fail_what_began, &reason, &mut step).await?
             }
             MarkSelection::WholeRun => {
                 chosen.extend(0..dag.tasks.len());
@@ -240,7 +225,7 @@ async fn end_chosen(
             now
         }
     };
-    end_where(connection, run_id, next, reason, Decided::ByAPerson, step).await
+    end_where(connection, run_id, next, reason, step).await
 }
 
 /// Ends every task instance of a run that is not final, each in the state that `next` says.
@@ -249,11 +234,10 @@ pub(super) async fn end_unfinished(
     run_id: RunId,
     next: impl Fn(TaskState) -> TaskState,
     reason: &str,
-    decided: Decided,
     step: &mut Step,
 ) -> Result<(BTreeSet<usize>, i64), Error> {
     let next = |_, now: TaskState| if now.is_final() { now } else { next(now) };
-    let ended = end_where(connection, run_id, next, reason, decided, step).await?;
+    let ended = end_where(connection, run_id, next, reason, step).await?;
     sqlx::query_file!("src/store/queries/recount_instances.sql", run_id.0)
         .execute(connection)
         .await?;
@@ -266,7 +250,6 @@ async fn end_where(
     run_id: RunId,
     next: impl Fn(usize, TaskState) -> TaskState,
     reason: &str,
-    decided: Decided,
     step: &mut Step,
 ) -> Result<(BTreeSet<usize>, i64), Error> {
     let before = sqlx::query_file!("src/store/queries/read_states.sql", run_id.0)
@@ -306,7 +289,6 @@ async fn end_where(
         &ids,
         &states,
         &vec![reason.to_owned(); ids.len()],
-        decided,
         step,
     )
     .await?;
@@ -334,23 +316,21 @@ pub(super) async fn lock_around(
     Ok(())
 }
 
-/// Ends task instances that are in nobody's queue any more.
+/// Ends task instances that are in nobody's queue any more. A late result of one that ran is refused, as after a cancel.
 pub(super) async fn end_instances(
     connection: &mut PgConnection,
     instances: &[i64],
     states: &[TaskState],
     reasons: &[String],
-    decided: Decided,
     step: &mut Step,
 ) -> Result<Vec<InstanceId>, Error> {
-    let (outcome, class) = decided.outcome();
     let ended = sqlx::query_file!(
         "src/store/queries/end_instances.sql",
         instances,
         states as &[TaskState],
         reasons,
-        outcome as _,
-        class
+        TryOutcome::Cancelled as _,
+        "cancelled"
     )
     .fetch_one(connection)
     .await?;

@@ -12,11 +12,11 @@ use sqlx::PgConnection;
 use super::{
     Effects, Error, Store,
     claim::task_at,
-    mark::{self, Decided},
+    mark,
     people::lock_run,
     settle::{Final, Step},
 };
-use crate::model::{InstanceId, RunId, RunState, TaskState, TryOutcome};
+use crate::model::{InstanceId, RunId, RunState, TaskState};
 
 /// Notes until when runs may take that begin now, or begin again.
 pub(super) async fn limit_runs(
@@ -104,7 +104,6 @@ impl Store {
             run_id,
             |_| TaskState::Skipped,
             &reason,
-            Decided::ByTheClock,
             &mut step,
         )
         .await?;
@@ -176,7 +175,6 @@ impl Store {
             &ids,
             &vec![TaskState::Failed; ids.len()],
             &reasons,
-            Decided::ByTheClock,
             &mut step,
         )
         .await?;
@@ -198,15 +196,5 @@ impl Store {
             ..Effects::default()
         };
         Ok(work.and(step.effects()))
-    }
-}
-
-impl Decided {
-    /// How an execution ended that was stopped.
-    pub(super) fn outcome(self) -> (TryOutcome, &'static str) {
-        match self {
-            Self::ByAPerson => (TryOutcome::Cancelled, "cancelled"),
-            Self::ByTheClock => (TryOutcome::Timeout, "timeout"),
-        }
     }
 }

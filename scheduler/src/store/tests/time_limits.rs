@@ -68,7 +68,7 @@ async fn a_run_that_takes_too_long_fails_and_what_is_unfinished_is_skipped() {
         assert_eq!(states[id], TaskState::Skipped, "{id}");
     }
     let tries = store.tries(held.execution.instance_id).await.unwrap();
-    assert_eq!(tries.last().unwrap().outcome, Some(TryOutcome::Timeout));
+    assert_eq!(tries.last().unwrap().outcome, Some(TryOutcome::Cancelled));
     let instance = held.execution.instance_id;
     let late = store.settle(&[ended(held, success())]).await.unwrap();
     assert_eq!(late.refused, [instance]);

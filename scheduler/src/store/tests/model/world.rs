@@ -508,7 +508,7 @@ impl World {
                     | TaskState::UpstreamFailed
                     | TaskState::Cancelled => continue,
                 };
-                instance.stop(next, By::Mark, TryOutcome::Cancelled);
+                instance.stop(next, By::Mark);
                 changed.insert(ordinal);
             }
             self.runs[run].become_by(RunState::Failed, By::Mark);
@@ -526,8 +526,7 @@ impl World {
             return None;
         }
         for ordinal in &changed {
-            self.at_mut((run, *ordinal))
-                .stop(marked.state(), By::Mark, TryOutcome::Cancelled);
+            self.at_mut((run, *ordinal)).stop(marked.state(), By::Mark);
         }
         let mut anew = self.beyond(&changed, |ordinal| &self.dag.tasks[ordinal].downstream);
         anew.retain(|ordinal| {
@@ -551,7 +550,7 @@ impl World {
             for run in due {
                 for instance in &mut self.runs[run].tasks {
                     if !instance.state.is_final() {
-                        instance.stop(TaskState::Skipped, By::TimeOut, TryOutcome::Timeout);
+                        instance.stop(TaskState::Skipped, By::TimeOut);
                     }
                 }
                 self.runs[run].become_by(RunState::Failed, By::TimeOut);
@@ -616,9 +615,9 @@ impl World {
 
 impl Instance {
     /// Somebody decides how it ends, whatever it does.
-    fn stop(&mut self, next: TaskState, by: By, outcome: TryOutcome) {
+    fn stop(&mut self, next: TaskState, by: By) {
         if self.state == TaskState::Running {
-            self.record(Some(outcome));
+            self.record(Some(TryOutcome::Cancelled));
         }
         self.become_by(next, by);
         self.resumes = false;
