@@ -11,7 +11,7 @@ where d.last_logical_date is not null;
 alter table dag rename column last_logical_date to last_tick;
 
 -- Why the engine cancelled a run, for people.
-alter table run add column cancelled_because text;
+alter table run add column reason text;
 
 -- Ticks that made no run because of `overlap = "skip"`: one row for each stretch without a run between.
 create table skipped_tick (

@@ -141,6 +141,9 @@ impl From<store::Error> for Failure {
             | store::Error::RunIsFinal { .. }
             | store::Error::TaskIsActive { .. }
             | store::Error::NothingToClear { .. }
+            | store::Error::NothingToMark { .. }
+            | store::Error::RunIsQueued { .. }
+            | store::Error::UnknownInstance { .. }
             | store::Error::UnknownPool { .. }
             | store::Error::PoolIsDefault
             | store::Error::PoolIsNamed { .. }

@@ -22,6 +22,7 @@ mod runs;
 mod schedule;
 mod secrets;
 mod variables;
+mod why;
 mod workers;
 
 use clap::{Args, Parser, Subcommand};
@@ -94,7 +95,7 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List, check, show, trigger and pause DAGs
     #[command(subcommand)]
     Dags(dags::Command),
-    /// List, show, cancel and clear runs
+    /// List, show, cancel, clear and mark runs
     #[command(subcommand)]
     Runs(runs::Command),
     /// Run a range of logical dates of a DAG, and steer that
@@ -121,6 +122,8 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     /// List and show workers and schedulers
     #[command(subcommand)]
     Workers(workers::Command),
+    /// Say why a task is where it is
+    Why(why::Arguments),
     /// Print the log of a task
     Logs(logs::Arguments),
     /// Ask when a schedule fires
@@ -187,6 +190,7 @@ impl CommandLine {
             Command::Secrets(command) => command.run(&settings()?).await,
             Command::Notifications(command) => command.run(&settings()?).await,
             Command::Workers(command) => command.run(&settings()?).await,
+            Command::Why(arguments) => why::run(&settings()?, &arguments).await,
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),
             Command::Query(arguments) => query::run(&settings()?, &arguments).await,

@@ -5,12 +5,18 @@ use std::fmt::Write;
 use clap::{Args, Subcommand, ValueEnum};
 use pinwheel_scheduler::{
     model::{DagId, RunId, RunKind, RunState, TaskId, TaskState, schedule::DataInterval},
-    store::{ClearRequest, ClearScope, ClearSelection, InstanceRow, RunFilter, RunRow},
+    store::{
+        ClearRequest, ClearScope, ClearSelection, ClearVersion, Cleared, InstanceRow, MarkRequest,
+        MarkSelection, MarkedAs, Moved, NoteRow, NoteText, RunFilter, RunRow,
+    },
 };
 use serde_json::json;
 
 use super::{client, datasets, output};
-use crate::{failure::Result, settings::Settings};
+use crate::{
+    failure::{Failure, Result},
+    settings::Settings,
+};
 
 /// `pinwheel runs …`
 #[derive(Debug, Subcommand)]
@@ -26,8 +32,20 @@ pub(crate) enum Command {
 Examples:
   pinwheel runs clear 12 --failed             what failed, and everything downstream of it
   pinwheel runs clear 12 --task clean         one task and everything downstream of it
-  pinwheel runs clear 12 --task clean --only  that task alone")]
+  pinwheel runs clear 12 --task clean --only  that task alone
+  pinwheel runs clear 12 --task clean --upstream --dry-run
+                                              what would run again, with what is above it
+  pinwheel runs clear 12 --failed --version latest
+                                              by the DAG file as it is now")]
     Clear(Clear),
+    /// Say how tasks, or a run, ended: what runs is stopped first, and what depends on it follows
+    #[command(after_help = "\
+Examples:
+  pinwheel runs mark 12 success --task load   what could not run because of its failure runs now
+  pinwheel runs mark 12 failed --all          the run: what runs is stopped, what has not begun is skipped")]
+    Mark(Mark),
+    /// Write a note beside a run or one of its tasks; an empty text takes it away
+    Note(Note),
 }
 
 /// Arguments of `runs list`.
@@ -107,9 +125,69 @@ pub(crate) struct Clear {
     /// Not what is downstream of them
     #[arg(long)]
     only: bool,
+    /// Also what is upstream of them
+    #[arg(long)]
+    upstream: bool,
+    /// By which version of the DAG they run
+    #[arg(long, value_enum, default_value_t = Version::Same)]
+    version: Version,
+    /// Only say what would run again
+    #[arg(long)]
+    dry_run: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A version as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Version {
+    /// The one that the run is pinned to
+    Same,
+    /// The DAG file as it is now; the run moves to it, task by task
+    Latest,
+}
+
+/// Arguments of `runs mark`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("marked").required(true).args(["tasks", "all"]))]
+pub(crate) struct Mark {
+    /// The run's number
+    run: RunId,
+    /// How it ended
+    #[arg(value_enum)]
+    state: Ended,
+    /// This task; may be given several times
+    #[arg(long = "task", value_parser = client::task_id, value_name = "ID")]
+    tasks: Vec<TaskId>,
+    /// The run itself
+    #[arg(long)]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How something ended, as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Ended {
+    Success,
+    Failed,
+}
+
+/// Arguments of `runs note`.
+#[derive(Debug, Args)]
+pub(crate) struct Note {
+    /// The run's number
+    run: RunId,
+    /// The text, at most 1000 characters
+    text: String,
+    /// Beside this task
+    #[arg(long, value_parser = client::task_id, value_name = "ID")]
+    task: Option<TaskId>,
+    /// Beside this item of a mapped task
+    #[arg(long, requires = "task", value_name = "INDEX")]
+    map_index: Option<i32>,
 }
 
 impl Command {
@@ -119,6 +197,8 @@ impl Command {
             Self::Show(arguments) => show(settings, &arguments).await,
             Self::Cancel(arguments) => cancel(settings, &arguments).await,
             Self::Clear(arguments) => clear(settings, arguments).await,
+            Self::Mark(arguments) => mark(settings, arguments).await,
+            Self::Note(arguments) => note(settings, &arguments).await,
         }
     }
 }
@@ -164,6 +244,7 @@ async fn show(settings: &Settings, arguments: &Show) -> Result<()> {
     let store = client::connect(settings).await?;
     let run = client::run(&store, arguments.run).await?;
     let instances = store.instances(arguments.run).await?;
+    let notes = store.notes(arguments.run).await?;
     if arguments.json {
         let mut tasks = Vec::with_capacity(instances.len());
         for instance in &instances {
@@ -176,15 +257,37 @@ async fn show(settings: &Settings, arguments: &Show) -> Result<()> {
         if run.kind == RunKind::Dataset {
             shown["datasets"] = json!(store.events_of_run(run.run_id).await?);
         }
+        shown["notes"] = json!(notes);
         return output::json(&shown);
     }
-    let mut shown = description(&run, &instances);
+    let mut text = description(&run, &instances);
     if run.kind == RunKind::Dataset {
         let events = store.events_of_run(run.run_id).await?;
-        shown.push_str("\n\n");
-        shown.push_str(&datasets::of_run(&events));
+        text.push_str("\n\n");
+        text.push_str(&datasets::of_run(&events));
     }
-    output::text(&shown)
+    if let Some(stuck) = store.why_stuck(arguments.run).await? {
+        write!(text, "\n{}: {}\n", stuck.task_id, stuck.sentence)
+            .expect("a string takes every text");
+    }
+    for note in &notes {
+        writeln!(text, "\n{}", written(note)).expect("a string takes every text");
+    }
+    output::text(&text)
+}
+
+/// A note for people.
+fn written(note: &NoteRow) -> String {
+    let about = match &note.task_id {
+        Some(task_id) => format!(" on {task_id}"),
+        None => String::new(),
+    };
+    format!(
+        "note{about} by {} at {}:\n  {}",
+        note.written_by,
+        output::time(note.written_at),
+        note.note.replace('\n', "\n  ")
+    )
 }
 
 /// A run and its tasks for people.
@@ -201,7 +304,7 @@ pub(crate) fn description(run: &RunRow, instances: &[InstanceRow]) -> String {
         ),
     );
     line("state", &output::word(&run.state));
-    if let Some(because) = &run.cancelled_because {
+    if let Some(because) = &run.reason {
         line("why", because);
     }
     line("logical date", &output::time(run.logical_date));
@@ -218,6 +321,9 @@ pub(crate) fn description(run: &RunRow, instances: &[InstanceRow]) -> String {
         &format!("{} ({})", run.triggered_by, output::word(&run.kind)),
     );
     line("took", &output::took(run.started_at, run.finished_at));
+    if let Some(reason) = &run.reason {
+        line("why", reason);
+    }
     if !run.params.is_empty() {
         line("params", &json!(run.params).to_string());
     }
@@ -283,27 +389,149 @@ async fn clear(settings: &Settings, arguments: Clear) -> Result<()> {
     } else {
         ClearSelection::Tasks(arguments.tasks)
     };
-    let scope = if arguments.only {
-        ClearScope::Only
-    } else {
-        ClearScope::WithDownstream
+    let request = ClearRequest {
+        run_id: arguments.run,
+        selection,
+        scope: ClearScope::reaching(arguments.upstream, !arguments.only),
+        version: match arguments.version {
+            Version::Same => ClearVersion::Same,
+            Version::Latest => ClearVersion::Latest,
+        },
+        actor: client::actor(),
     };
-    let cleared = store
-        .clear(ClearRequest {
+    let cleared = if arguments.dry_run {
+        store.preview_clear(&request).await?
+    } else {
+        let cleared = store.clear(request).await?;
+        client::ring(&store).await;
+        cleared
+    };
+    if arguments.json {
+        return output::json(&cleared);
+    }
+    if arguments.dry_run {
+        return output::text(&plan(arguments.run, &cleared));
+    }
+    let mut text = format!(
+        "run {}: {} will run again",
+        arguments.run,
+        names(&cleared.tasks)
+    );
+    if let Some(moved) = &cleared.moved {
+        text.push('\n');
+        text.push_str(&journey(moved));
+    }
+    output::text(&text)
+}
+
+/// What a clear would do, for people.
+fn plan(run: RunId, cleared: &Cleared) -> String {
+    let mut text = format!(
+        "run {run}: {} would run again; nothing was changed\n",
+        match cleared.tasks.len() {
+            1 => "1 task".to_owned(),
+            many => format!("{many} tasks"),
+        }
+    );
+    if let Some(moved) = &cleared.moved {
+        text.push_str(&journey(moved));
+        text.push('\n');
+    }
+    text.push('\n');
+    let rows = cleared.instances.iter().map(|instance| {
+        let item = if instance.map_index < 0 {
+            String::new()
+        } else {
+            format!("[{}]", instance.map_index)
+        };
+        [
+            format!("{}{item}", instance.task_id),
+            output::word(&instance.state),
+            instance.tries.to_string(),
+        ]
+    });
+    text.push_str(&output::columns(["task", "state", "tries"], rows));
+    text
+}
+
+/// How a run moves to another version, for people.
+fn journey(moved: &Moved) -> String {
+    let mut text = format!(
+        "it moves from version {} to version {}",
+        moved.from, moved.to
+    );
+    if !moved.added.is_empty() {
+        write!(text, "; new: {}", names(&moved.added)).expect("a string takes every text");
+    }
+    if !moved.removed.is_empty() {
+        write!(
+            text,
+            "; not in that version, so they stay as they are: {}",
+            names(&moved.removed)
+        )
+        .expect("a string takes every text");
+    }
+    text
+}
+
+fn names(tasks: &[TaskId]) -> String {
+    let tasks: Vec<_> = tasks.iter().map(TaskId::as_str).collect();
+    tasks.join(", ")
+}
+
+async fn mark(settings: &Settings, arguments: Mark) -> Result<()> {
+    let store = client::connect(settings).await?;
+    let selection = if arguments.all {
+        MarkSelection::WholeRun
+    } else {
+        MarkSelection::Tasks(arguments.tasks)
+    };
+    let marked = store
+        .mark(MarkRequest {
             run_id: arguments.run,
             selection,
-            scope,
+            marked: match arguments.state {
+                Ended::Success => MarkedAs::Success,
+                Ended::Failed => MarkedAs::Failed,
+            },
             actor: client::actor(),
         })
         .await?;
     client::ring(&store).await;
     if arguments.json {
-        return output::json(&cleared);
+        return output::json(&marked);
     }
-    let tasks: Vec<_> = cleared.tasks.iter().map(TaskId::as_str).collect();
-    output::text(&format!(
-        "run {}: {} will run again",
+    let mut text = format!(
+        "run {} is {}",
         arguments.run,
-        tasks.join(", ")
-    ))
+        output::word(&marked.run_state)
+    );
+    if !marked.tasks.is_empty() {
+        write!(text, "; marked: {}", names(&marked.tasks)).expect("a string takes every text");
+    }
+    if !marked.decided_anew.is_empty() {
+        write!(text, "; decided anew: {}", names(&marked.decided_anew))
+            .expect("a string takes every text");
+    }
+    output::text(&text)
+}
+
+async fn note(settings: &Settings, arguments: &Note) -> Result<()> {
+    let store = client::connect(settings).await?;
+    let text = NoteText::new(&arguments.text).ok_or_else(|| {
+        Failure::invalid(format!(
+            "the note has {} characters, or control characters among them",
+            arguments.text.chars().count()
+        ))
+        .hint(format!("at most {} are kept", NoteText::LONGEST))
+    })?;
+    let task = arguments
+        .task
+        .as_ref()
+        .map(|task| (task, arguments.map_index.unwrap_or(-1)));
+    store
+        .set_note(arguments.run, task, &text, &client::actor())
+        .await?;
+    client::ring(&store).await;
+    output::text("noted")
 }

@@ -146,6 +146,9 @@ impl From<store::Error> for Failure {
             E::RunIsFinal { .. } => (StatusCode::CONFLICT, "The run is over"),
             E::TaskIsActive { .. } => (StatusCode::CONFLICT, "The task is still running"),
             E::NothingToClear { .. } => (StatusCode::CONFLICT, "Nothing to clear"),
+            E::NothingToMark { .. } => (StatusCode::CONFLICT, "Nothing to mark"),
+            E::RunIsQueued { .. } => (StatusCode::CONFLICT, "The run has not begun"),
+            E::UnknownInstance { .. } => (StatusCode::NOT_FOUND, "No such task"),
             E::Params(_) => (StatusCode::UNPROCESSABLE_ENTITY, "The params do not fit"),
             E::Definition { .. } | E::Migrate(_) | E::Database(_) => {
                 tracing::error!(%error, "the store failed");

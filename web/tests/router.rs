@@ -404,6 +404,8 @@ fn dag() -> Dag {
         trigger_rule: TriggerRule::AllSuccess,
         retries: 0,
         retry_delay: Duration::ZERO,
+        retry: pinwheel_scheduler::model::retry::RetryRules::default(),
+        queue_timeout: None,
         timeout: None,
         pool: "default".to_owned(),
         queue: "default".to_owned(),
@@ -439,6 +441,7 @@ fn dag() -> Dag {
         groups: Default::default(),
         datasets: None,
         alerts: Default::default(),
+        timeout: None,
         params: [
             (
                 "least".to_owned(),
@@ -1206,6 +1209,91 @@ async fn a_scheduled_dag_says_what_its_runs_work_on_and_which_ticks_made_none() 
     ] {
         assert!(page.contains(shown), "{shown}");
     }
+}
+
+#[tokio::test]
+async fn the_api_says_why_marks_notes_and_clears_with_the_list_first() {
+    let house = House::with_a_dag().await;
+    let run = house.trigger().await;
+    let here = format!("/api/v1/runs/{run}");
+    let why = house.get(&format!("{here}/tasks/land/why")).await.json();
+    assert_eq!(why["sentence"], "no worker is alive");
+    assert_eq!(why["because"], json!([{ "because": "no_worker" }]));
+    let why = house.get(&format!("{here}/tasks/report/why")).await.json();
+    assert_eq!(
+        why["sentence"],
+        "waiting for 2 of 2 upstream tasks: land (queued), clean (waiting)"
+    );
+    let page = house.get(&format!("/runs/{run}")).await.page();
+    assert!(page.contains("</a>: no worker is alive"), "{page}");
+    let page = house.get(&format!("/runs/{run}/tasks/land")).await.page();
+    assert!(page.contains("no worker is alive"), "{page}");
+
+    let marked = house
+        .post(
+            &format!("{here}/mark"),
+            &json!({ "state": "failed", "tasks": ["land"] }),
+        )
+        .await;
+    assert_eq!(marked.status, StatusCode::OK, "{}", marked.text);
+    assert_eq!(marked.json()["run_state"], "failed");
+    assert_eq!(marked.json()["tasks"], json!(["land"]));
+    let again = house
+        .post(&format!("{here}/mark"), &json!({ "state": "failed" }))
+        .await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.text);
+    let empty = house.post(&format!("{here}/mark"), &json!({})).await;
+    assert_eq!(empty.status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    let body = json!({ "tasks": ["clean"], "with_upstream": true, "dry_run": true });
+    let foretold = house.post(&format!("{here}/clear"), &body).await.json();
+    assert_eq!(foretold["tasks"], json!(["land", "clean", "report"]));
+    assert_eq!(foretold["instances"][0]["state"], "failed");
+    assert_eq!(foretold["moved"], Value::Null);
+    assert_eq!(house.get(&here).await.json()["state"], "failed");
+
+    let noted = house
+        .put(&format!("{here}/note"), &json!({ "note": HOSTILE }))
+        .await
+        .json();
+    assert_eq!(noted["notes"][0]["task_id"], Value::Null);
+    let note = json!({ "note": "ask Ada" });
+    house.put(&format!("{here}/tasks/land/note"), &note).await;
+    let notes = house.get(&format!("{here}/notes")).await.json();
+    assert_eq!(notes["notes"][1]["task_id"], "land");
+    let long = json!({ "note": "x".repeat(1_001) });
+    let long = house.put(&format!("{here}/note"), &long).await;
+    assert_eq!(long.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let page = house.get(&format!("/runs/{run}")).await.page();
+    assert!(page.contains("ask Ada") && !page.contains(HOSTILE));
+
+    let page = house
+        .get(&format!(
+            "/runs/{run}/clear?what=task&task=clean&scope=with_both"
+        ))
+        .await
+        .page();
+    assert!(page.contains("Clear 3 tasks"), "{page}");
+    assert_eq!(house.get(&here).await.json()["state"], "failed");
+    let nothing = house
+        .get(&format!("/runs/{run}/clear?what=task&task=nobody"))
+        .await
+        .page();
+    assert!(nothing.contains("unknown task `nobody`"), "{nothing}");
+    let done = house
+        .submit(
+            &format!("/runs/{run}/clear"),
+            "what=failed&task=&scope=with_downstream&version=latest",
+        )
+        .await;
+    assert_eq!(done.status, StatusCode::SEE_OTHER, "{}", done.text);
+    assert_eq!(house.get(&here).await.json()["state"], "running");
+    let marked = house
+        .submit(&format!("/runs/{run}/tasks/land/mark"), "state=success")
+        .await;
+    assert_eq!(marked.status, StatusCode::SEE_OTHER, "{}", marked.text);
+    let why = house.get(&format!("{here}/tasks/clean/why")).await.json();
+    assert_eq!(why["state"], "queued");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The scheduler: makes the runs whose tick has come, wakes sleepers, reaps lost workers. One timer to the next
+//! The scheduler: makes the runs whose tick has come, wakes sleepers, ends what took too long, reaps lost workers. One timer to the next
 //! deadline; any number of processes do the same, and none leads.
 
 use std::{sync::Arc, time::Duration};
@@ -115,7 +115,12 @@ impl Scheduler {
                 let woken = self.store.wake(shift).await?;
                 let nudged = self.store.take_nudges().await?;
                 let backfilled = self.store.go_on_with_backfills().await?;
-                let effects = scheduled.and(woken).and(nudged).and(backfilled);
+                let timed_out = self.store.time_out(shift).await?;
+                let effects = scheduled
+                    .and(woken)
+                    .and(nudged)
+                    .and(backfilled)
+                    .and(timed_out);
                 if effects != Effects::default() {
                     moved = true;
                     self.bell.ring_for(effects);

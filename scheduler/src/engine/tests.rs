@@ -315,6 +315,59 @@ async fn cancel_ends_a_running_task() {
 }
 
 #[tokio::test]
+async fn what_a_mark_or_the_end_of_its_runs_time_ends_is_stopped() {
+    let (store, _) = fresh_store().await;
+    let mut single = dag("single", &[("a", &[])]);
+    single.timeout = Some(Duration::from_secs(3600));
+    publish(&store, &single).await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let registry = kinds(move |context, _| {
+        let tell = tell.clone();
+        async move {
+            tell.send("runs").unwrap();
+            context.cancel.cancelled().await;
+            tell.send("stopped").unwrap();
+            Ok(Outcome::success())
+        }
+    });
+    let quiet = Options {
+        heartbeat: Duration::from_secs(3600),
+        lease: Duration::from_secs(7200),
+        ..options("test")
+    };
+    let clock = Arc::new(ShiftedClock::default());
+    let engine = start_with(&store, registry, Roles::Both, quiet, clock.clone()).await;
+    let run = trigger(&store, &single).await;
+    engine.bell().ring();
+    assert_eq!(told.recv().await, Some("runs"));
+    let marked = store
+        .mark(crate::store::MarkRequest {
+            run_id: run,
+            selection: crate::store::MarkSelection::WholeRun,
+            marked: crate::store::MarkedAs::Success,
+            actor: "ada".to_owned(),
+        })
+        .await
+        .unwrap();
+    assert_eq!(marked.stopped, 1);
+    bell::ring(&store).await.unwrap();
+    assert_eq!(told.recv().await, Some("stopped"));
+    assert_eq!(states(&store, run).await["a"], TaskState::Success);
+
+    let run = trigger(&store, &single).await;
+    engine.bell().ring();
+    assert_eq!(told.recv().await, Some("runs"));
+    clock.advance(TimeDelta::hours(2));
+    assert_eq!(told.recv().await, Some("stopped"));
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Failed
+    );
+    assert_eq!(states(&store, run).await["a"], TaskState::Skipped);
+    finish(engine).await;
+}
+
+#[tokio::test]
 async fn a_cleared_task_runs_again_with_what_is_below_it() {
     let (store, _) = fresh_store().await;
     let chain = dag("chain", &[("a", &[]), ("b", &["a"]), ("c", &["b"])]);
@@ -344,6 +397,7 @@ async fn a_cleared_task_runs_again_with_what_is_below_it() {
         run_id: run,
         selection: ClearSelection::Failed,
         scope: ClearScope::WithDownstream,
+        version: crate::store::ClearVersion::Same,
         actor: "ada".to_owned(),
     };
     let cleared = store.clear(request).await.unwrap();

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Alerts, DagId, DatasetExpression, DatasetName, Schedule, TaskId, TriggerRule,
+    retry::RetryRules,
     schedule::{Jitter, Timetable},
     trigger_rule,
 };
@@ -48,6 +49,9 @@ pub struct Dag {
     /// What people are told.
     #[serde(default, skip_serializing_if = "Alerts::is_empty")]
     pub alerts: Alerts,
+    /// The longest a run may take; then it fails, and what is unfinished is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
     /// The params a run takes.
     pub params: BTreeMap<String, Param>,
     /// What the file says of groups of tasks, by name.
@@ -132,8 +136,14 @@ pub struct Task {
     pub retries: u32,
     /// The pause before a retry.
     pub retry_delay: Duration,
+    /// How pauses grow, and which failures are tried again.
+    #[serde(default, skip_serializing_if = "RetryRules::is_default")]
+    pub retry: RetryRules,
     /// The longest a try may run.
     pub timeout: Option<Duration>,
+    /// The longest it may be queued before it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout: Option<Duration>,
     /// The pool whose slots it takes.
     pub pool: String,
     /// The queue a worker must serve to run it.
@@ -276,8 +286,8 @@ pub struct ParamsError {
 }
 
 impl Dag {
-    /// Whether a task of this DAG runs as soon as its last upstream task has succeeded, and not before, and stands behind
-    /// no gate: then the statement that settles that one promotes it.
+    /// Whether a task of this DAG runs as soon as its last upstream task has succeeded, and not before, stands behind no
+    /// gate and may be queued for ever: then the statement that settles that one promotes it.
     pub fn runs_if_all_ok(&self, task: &Task) -> bool {
         let total = u32::try_from(task.upstream.len()).unwrap_or(u32::MAX);
         total > 0
@@ -290,6 +300,7 @@ impl Dag {
                 .upstream
                 .iter()
                 .all(|above| self.tasks[*above].flow.foreach.is_none())
+            && task.queue_timeout.is_none()
             && trigger_rule::runs_if_all_ok(task.trigger_rule, total)
     }
 

@@ -211,6 +211,7 @@ mod tests {
             groups: BTreeMap::new(),
             datasets: None,
             alerts: crate::model::Alerts::default(),
+            timeout: None,
             params: BTreeMap::from([
                 (
                     "count".to_owned(),

@@ -125,6 +125,10 @@ pub enum By {
     Cancel,
     /// A person wants it to run again.
     Clear,
+    /// A person says how it ended.
+    Mark,
+    /// It was queued, or its run took, longer than it may.
+    TimeOut,
 }
 
 /// Every transition of a task instance. A new one begins as [`TaskState::Waiting`], or as [`TaskState::Queued`] where
@@ -155,6 +159,29 @@ pub const TASK_TRANSITIONS: &[(TaskState, TaskState, By)] = {
         (Skipped, Waiting, By::Clear),
         (UpstreamFailed, Waiting, By::Clear),
         (Cancelled, Waiting, By::Clear),
+        (Waiting, Success, By::Mark),
+        (Waiting, Failed, By::Mark),
+        (Waiting, Skipped, By::Mark),
+        (Queued, Success, By::Mark),
+        (Queued, Failed, By::Mark),
+        (Queued, Skipped, By::Mark),
+        (Running, Success, By::Mark),
+        (Running, Failed, By::Mark),
+        (Sleeping, Success, By::Mark),
+        (Sleeping, Failed, By::Mark),
+        (Success, Failed, By::Mark),
+        (Failed, Success, By::Mark),
+        (Skipped, Success, By::Mark),
+        (Skipped, Failed, By::Mark),
+        (UpstreamFailed, Success, By::Mark),
+        (UpstreamFailed, Failed, By::Mark),
+        (Cancelled, Success, By::Mark),
+        (Cancelled, Failed, By::Mark),
+        (Queued, Failed, By::TimeOut),
+        (Waiting, Skipped, By::TimeOut),
+        (Queued, Skipped, By::TimeOut),
+        (Running, Skipped, By::TimeOut),
+        (Sleeping, Skipped, By::TimeOut),
     ]
 };
 
@@ -171,6 +198,13 @@ pub const RUN_TRANSITIONS: &[(RunState, RunState, By)] = {
         (Success, Running, By::Clear),
         (Failed, Running, By::Clear),
         (Cancelled, Running, By::Clear),
+        (Success, Running, By::Mark),
+        (Failed, Running, By::Mark),
+        (Cancelled, Running, By::Mark),
+        (Running, Failed, By::Mark),
+        (Success, Failed, By::Mark),
+        (Cancelled, Failed, By::Mark),
+        (Running, Failed, By::TimeOut),
     ]
 };
 
@@ -272,7 +306,7 @@ words!(
 );
 
 impl TaskState {
-    /// Says whether only a clear can change it.
+    /// Says whether only a person can change it: by a clear or a mark.
     pub fn is_final(self) -> bool {
         match self {
             Self::Success
@@ -298,7 +332,7 @@ impl TaskState {
 }
 
 impl RunState {
-    /// Says whether only a clear can change it.
+    /// Says whether only a person can change it: by a clear or a mark.
     pub fn is_final(self) -> bool {
         match self {
             Self::Success | Self::Failed | Self::Cancelled => true,
@@ -339,6 +373,8 @@ impl By {
             Self::Wake => "wake",
             Self::Cancel => "cancel",
             Self::Clear => "clear",
+            Self::Mark => "mark",
+            Self::TimeOut => "time out",
         }
     }
 }
@@ -436,11 +472,14 @@ mod tests {
                 }
                 if from.is_final() {
                     assert_eq!(
-                        may,
+                        from.can_become(to, By::Clear),
                         to == TaskState::Waiting,
                         "{from} goes back to waiting only"
                     );
-                    assert_eq!(may, from.can_become(to, By::Clear));
+                    assert_eq!(
+                        may,
+                        from.can_become(to, By::Clear) || from.can_become(to, By::Mark)
+                    );
                 } else {
                     assert!(
                         !from.can_become(to, By::Clear),
@@ -452,12 +491,25 @@ mod tests {
                     from.can_become(to, By::Claim),
                     (from, to) == (TaskState::Queued, TaskState::Running)
                 );
-                if matches!(to, TaskState::Success | TaskState::Failed) && may {
-                    assert_eq!(from, TaskState::Running, "only what ran can be {to}");
+                if matches!(to, TaskState::Success | TaskState::Failed) && from != to {
+                    assert!(
+                        from.can_become(to, By::Mark),
+                        "a person may say that {from} is {to}"
+                    );
+                    assert!(
+                        from == TaskState::Running || !from.can_become(to, By::Settle),
+                        "only what ran is found to be {to}"
+                    );
+                }
+                if from.can_become(to, By::TimeOut) {
+                    assert!(
+                        !from.is_final() && to == TaskState::Skipped
+                            || (from, to) == (TaskState::Queued, TaskState::Failed)
+                    );
                 }
             }
         }
-        assert_eq!(allowed, 20);
+        assert_eq!(allowed, 36);
     }
 
     #[test]
@@ -470,14 +522,15 @@ mod tests {
                 if from.is_final() {
                     assert_eq!(
                         may,
-                        to == RunState::Running && from.can_become(to, By::Clear)
+                        from.can_become(to, By::Clear) || from.can_become(to, By::Mark)
                     );
+                    assert_eq!(from.can_become(to, By::Clear), to == RunState::Running);
                 }
                 assert!(!(may && to == RunState::Queued), "a run is queued once");
                 assert!(!(may && from == to));
             }
         }
-        assert_eq!(allowed, 8);
+        assert_eq!(allowed, 10);
     }
 
     #[test]

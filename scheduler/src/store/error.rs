@@ -69,6 +69,28 @@ pub enum Error {
         /// Its state.
         state: TaskState,
     },
+    /// A mark changes nothing: what was chosen is so already.
+    #[error("nothing to mark in run {run_id}: everything chosen is so already")]
+    NothingToMark {
+        /// The run.
+        run_id: RunId,
+    },
+    /// The run has not begun.
+    #[error("run {run_id} has not begun")]
+    RunIsQueued {
+        /// The run.
+        run_id: RunId,
+    },
+    /// The run's version has no such item of a mapped task.
+    #[error("run {run_id} has no task instance `{task_id}`{}", item(*.map_index))]
+    UnknownInstance {
+        /// The run.
+        run_id: RunId,
+        /// The task.
+        task_id: String,
+        /// The item.
+        map_index: i32,
+    },
     /// A clear chose no task.
     #[error("nothing to clear in run {run_id}")]
     NothingToClear {
@@ -204,6 +226,9 @@ impl Error {
             | Self::RunIsFinal { .. }
             | Self::TaskIsActive { .. }
             | Self::NothingToClear { .. }
+            | Self::NothingToMark { .. }
+            | Self::RunIsQueued { .. }
+            | Self::UnknownInstance { .. }
             | Self::UnknownPool { .. }
             | Self::PoolIsDefault
             | Self::PoolIsNamed { .. }
@@ -240,6 +265,9 @@ impl Error {
             | Self::RunIsFinal { .. }
             | Self::TaskIsActive { .. }
             | Self::NothingToClear { .. }
+            | Self::NothingToMark { .. }
+            | Self::RunIsQueued { .. }
+            | Self::UnknownInstance { .. }
             | Self::UnknownPool { .. }
             | Self::PoolIsDefault
             | Self::PoolIsNamed { .. }
@@ -294,6 +322,11 @@ impl Error {
             }
             Self::TaskIsActive { .. } => {
                 Some("wait until it ends, or cancel the run first".to_owned())
+            }
+            Self::NothingToMark { .. } => None,
+            Self::RunIsQueued { .. } => Some("cancel it, or wait until it runs".to_owned()),
+            Self::UnknownInstance { run_id, .. } => {
+                Some(format!("`pinwheel runs show {run_id}` shows what it has"))
             }
             Self::NothingToClear { .. } => {
                 Some("only tasks that are final can be cleared".to_owned())
@@ -368,6 +401,14 @@ fn list(errors: &[ParamsError]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+fn item(map_index: i32) -> String {
+    if map_index < 0 {
+        String::new()
+    } else {
+        format!(", item {map_index}")
+    }
 }
 
 fn noun(number: i64, one: &'static str, many: &'static str) -> &'static str {

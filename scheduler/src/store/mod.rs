@@ -16,6 +16,8 @@ mod figures;
 mod gates;
 mod lease;
 mod log;
+mod mark;
+mod notes;
 mod people;
 mod pools;
 mod previous;
@@ -28,7 +30,9 @@ mod runs;
 mod secrets;
 mod settle;
 mod text;
+mod time_limits;
 mod trust;
+mod why;
 mod workers;
 
 #[cfg(test)]
@@ -64,6 +68,8 @@ pub use error::Error;
 pub use figures::{Figures, HotShare};
 pub use lease::{Course, Heartbeat, Renewed, Report};
 pub use log::LogLine;
+pub use mark::{MarkRequest, MarkSelection, Marked, MarkedAs};
+pub use notes::{NoteRow, NoteText};
 pub use publish::{Published, PublishedFile, ToPublish, content_hash};
 pub use repair::Repaired;
 pub use retain::{Keep, Pass, Prune, Removed, Retention};
@@ -71,6 +77,7 @@ pub use rows::*;
 pub use secrets::Kept;
 pub(crate) use secrets::{Sealed, SealedConnection, SealedVariable};
 pub use settle::{Ended, Ending, Item, Settled, Span};
+pub use why::{Because, Holder, Place, Why};
 
 use crate::model::{Dag, VersionId};
 use trust::Trust;

@@ -1,15 +1,20 @@
 //! What people do to runs and DAGs: cancel, clear, pause.
 
-use std::collections::BTreeSet;
+mod travel;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    ClearRequest, ClearScope, ClearSelection, Cleared, Error, Paused, Store, alerts,
+    ClearRequest, ClearScope, ClearSelection, ClearVersion, Cleared, ClearedInstance, Error,
+    Paused, Store, alerts,
     settle::{Counters, Step},
+    time_limits::limit_runs,
 };
 use crate::model::{Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId};
+use travel::Travel;
 
 /// A run under its lock.
 pub(super) struct LockedRun {
@@ -124,63 +129,43 @@ impl Store {
         Ok(RunState::Cancelled)
     }
 
-    /// Takes final task instances back, so that they run again with as many tries as fresh ones. Old tries and logs
-    /// stay. What was chosen must be final (a task that is queued, running or asleep is refused; one that waits will
-    /// run anyway); what only comes along downstream and is in somebody's hands is left alone. A final run goes on
-    /// running, beyond `max_active_runs` if need be.
+    /// Takes final task instances back, so that they run again with as many tries as fresh ones. Old tries, outputs and
+    /// logs stay. What was chosen must be final (a task that is queued, running or asleep is refused; one that waits will
+    /// run anyway); what only comes along upstream or downstream and is in somebody's hands is left alone. A final run goes
+    /// on running, beyond `max_active_runs` if need be. By the latest version, the run moves to it first.
     ///
     /// # Errors
-    /// The run or a task is unknown, a chosen task is active, nothing is left to clear, or Postgres is away.
+    /// The run or a task is unknown, a chosen task is active, nothing is left to clear, a run that moves has an active task
+    /// or params that do not fit, or Postgres is away.
     pub async fn clear(&self, request: ClearRequest) -> Result<Cleared, Error> {
-        let ClearRequest {
-            run_id,
-            selection,
-            scope,
-            actor,
-        } = request;
+        let run_id = request.run_id;
         let mut transaction = self.engine.begin().await?;
-        let run = lock_run(&mut transaction, run_id)
-            .await?
-            .ok_or(Error::UnknownRun { run_id })?;
-        let dag = self.definition_by(&mut transaction, run.version_id).await?;
-        let instances = sqlx::query_file!("src/store/queries/read_states.sql", run_id.0)
-            .fetch_all(&mut *transaction)
-            .await?;
-        let states: Vec<TaskState> = {
-            let mut states = vec![TaskState::Waiting; dag.tasks.len()];
-            for instance in &instances {
-                if let Some(state) = states.get_mut(index(instance.ordinal)) {
-                    *state = instance.state;
-                }
-            }
-            states
-        };
-        let chosen = match choose(&dag, &states, &selection, scope) {
-            Ok(chosen) => chosen,
+        let plan = match self.plan_clear(&mut transaction, &request).await {
+            Ok(plan) => plan,
             Err(error) => {
                 // Dropping it would roll back later, and keep the run locked until then.
                 transaction.rollback().await?;
                 return Err(error);
             }
         };
-        let cleared: Vec<_> = instances
-            .iter()
-            .filter(|instance| {
-                instance.state.is_final() && chosen.contains(&index(instance.ordinal))
-            })
-            .collect();
-        if cleared.is_empty() {
-            transaction.rollback().await?;
-            return Err(Error::NothingToClear { run_id });
-        }
+        let ClearPlan {
+            run,
+            dag,
+            version_id,
+            cleared,
+            travel,
+        } = &plan;
         sqlx::query_file!("src/store/queries/allow_clearing.sql")
             .fetch_one(&mut *transaction)
             .await?;
+        if let Some(travel) = travel {
+            travel.carry_out(&mut transaction, run_id).await?;
+        }
         let ids: Vec<i64> = cleared
             .iter()
             .map(|instance| instance.instance_id.0)
             .collect();
-        let versions: Vec<i64> = vec![run.version_id.0; cleared.len()];
+        let versions: Vec<i64> = vec![version_id.0; cleared.len()];
         let ordinals: Vec<i32> = cleared.iter().map(|instance| instance.ordinal).collect();
         sqlx::query_file!(
             "src/store/queries/clear_instances.sql",
@@ -212,14 +197,11 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
 
-        let tasks: Vec<_> = cleared
-            .iter()
-            .map(|instance| dag.tasks[index(instance.ordinal)].id.clone())
-            .collect();
-        let detail = json!({ "tasks": &tasks });
+        let answer = plan.answer();
+        let detail = json!({ "tasks": &answer.tasks, "moved": &answer.moved });
         audit(
             &mut transaction,
-            &actor,
+            &request.actor,
             "clear",
             &run.dag_id,
             Some(run_id),
@@ -228,7 +210,10 @@ impl Store {
         .await?;
         if run.state != RunState::Queued {
             let mut step = Step::default();
-            step.knows(run_id, run.version_id);
+            step.knows(run_id, *version_id);
+            if let (true, Some(timeout)) = (run.state.is_final(), dag.timeout) {
+                limit_runs(&mut transaction, &[(run_id, timeout)], &mut step).await?;
+            }
             let waiting =
                 sqlx::query_file_as!(Counters, "src/store/queries/read_waiting.sql", run_id.0)
                     .fetch_all(&mut *transaction)
@@ -238,7 +223,74 @@ impl Store {
             self.finish(&mut transaction, &mut step).await?;
         }
         transaction.commit().await?;
-        Ok(Cleared { tasks })
+        Ok(answer)
+    }
+
+    /// What [`Store::clear`] would do now. Changes nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn preview_clear(&self, request: &ClearRequest) -> Result<Cleared, Error> {
+        let mut transaction = self.engine.begin().await?;
+        let plan = self.plan_clear(&mut transaction, request).await;
+        transaction.rollback().await?;
+        Ok(plan?.answer())
+    }
+
+    async fn plan_clear(
+        &self,
+        connection: &mut PgConnection,
+        request: &ClearRequest,
+    ) -> Result<ClearPlan, Error> {
+        let run_id = request.run_id;
+        let run = lock_run(connection, run_id)
+            .await?
+            .ok_or(Error::UnknownRun { run_id })?;
+        let mut instances =
+            sqlx::query_file_as!(Found, "src/store/queries/read_states.sql", run_id.0)
+                .fetch_all(&mut *connection)
+                .await?;
+        let travel = match request.version {
+            ClearVersion::Same => None,
+            ClearVersion::Latest => {
+                self.plan_travel(connection, run_id, &run, &instances)
+                    .await?
+            }
+        };
+        let version_id = travel.as_ref().map_or(run.version_id, |travel| travel.to);
+        let dag = self.definition_by(connection, version_id).await?;
+        if let Some(travel) = &travel {
+            travel.place_all(&mut instances);
+        }
+        let states: Vec<TaskState> = {
+            let mut states = vec![TaskState::Waiting; dag.tasks.len()];
+            for instance in &instances {
+                if let Some(state) = states.get_mut(index(instance.ordinal)) {
+                    *state = instance.state;
+                }
+            }
+            states
+        };
+        let chosen = choose(&dag, &states, &request.selection, request.scope)?;
+        let cleared: Vec<_> = instances
+            .into_iter()
+            .filter(|instance| {
+                instance.state.is_final() && chosen.contains(&index(instance.ordinal))
+            })
+            .collect();
+        let gets_tasks = travel
+            .as_ref()
+            .is_some_and(|travel| !travel.added.is_empty());
+        if cleared.is_empty() && !gets_tasks {
+            return Err(Error::NothingToClear { run_id });
+        }
+        Ok(ClearPlan {
+            run,
+            dag,
+            version_id,
+            cleared,
+            travel,
+        })
     }
 
     /// Pauses a DAG, or lets it go on. A paused DAG gets no scheduled run and its queued runs do not start; running
@@ -282,7 +334,55 @@ impl Store {
     }
 }
 
-fn index(ordinal: i32) -> usize {
+/// A task instance under its run's lock.
+pub(super) struct Found {
+    pub(super) instance_id: InstanceId,
+    pub(super) ordinal: i32,
+    pub(super) map_index: i32,
+    pub(super) tries: i32,
+    pub(super) state: TaskState,
+}
+
+/// What a clear will do.
+struct ClearPlan {
+    run: LockedRun,
+    /// By which the run goes on.
+    dag: Arc<Dag>,
+    version_id: VersionId,
+    /// What is taken back, with the places it has in `dag`.
+    cleared: Vec<Found>,
+    travel: Option<Travel>,
+}
+
+impl ClearPlan {
+    fn answer(&self) -> Cleared {
+        let name = |ordinal: i32| self.dag.tasks[index(ordinal)].id.clone();
+        let added = self.travel.iter().flat_map(|travel| travel.added.iter());
+        let ordinals: BTreeSet<i32> = self
+            .cleared
+            .iter()
+            .map(|instance| instance.ordinal)
+            .chain(added.copied())
+            .collect();
+        let mut instances: Vec<&Found> = self.cleared.iter().collect();
+        instances.sort_by_key(|instance| (instance.ordinal, instance.map_index));
+        Cleared {
+            tasks: ordinals.into_iter().map(name).collect(),
+            instances: instances
+                .into_iter()
+                .map(|instance| ClearedInstance {
+                    task_id: name(instance.ordinal),
+                    map_index: instance.map_index,
+                    state: instance.state,
+                    tries: instance.tries,
+                })
+                .collect(),
+            moved: self.travel.as_ref().map(Travel::answer),
+        }
+    }
+}
+
+pub(super) fn index(ordinal: i32) -> usize {
     usize::try_from(ordinal).expect("ordinals are indices into the version's tasks")
 }
 
@@ -339,21 +439,35 @@ fn choose(
             | TaskState::Cancelled => {}
         }
     }
-    match scope {
-        ClearScope::Only => {}
-        ClearScope::WithDownstream => {
-            // Ordinals are a topological order, so one pass reaches everything below.
-            for ordinal in 0..dag.tasks.len() {
-                if chosen.contains(&ordinal) {
-                    chosen.extend(&dag.tasks[ordinal].downstream);
-                }
-            }
-        }
-    }
-    Ok(chosen)
+    Ok(match scope {
+        ClearScope::Only => chosen,
+        ClearScope::WithUpstream => above(dag, chosen),
+        ClearScope::WithDownstream => below(dag, chosen),
+        // Not what is beside: what is downstream of something upstream alone.
+        ClearScope::WithBoth => &above(dag, chosen.clone()) | &below(dag, chosen),
+    })
 }
 
-fn unknown_task(dag: &Dag, task_id: &str) -> Error {
+/// Ordinals are a topological order, so one pass reaches everything below.
+fn below(dag: &Dag, mut chosen: BTreeSet<usize>) -> BTreeSet<usize> {
+    for ordinal in 0..dag.tasks.len() {
+        if chosen.contains(&ordinal) {
+            chosen.extend(&dag.tasks[ordinal].downstream);
+        }
+    }
+    chosen
+}
+
+fn above(dag: &Dag, mut chosen: BTreeSet<usize>) -> BTreeSet<usize> {
+    for ordinal in (0..dag.tasks.len()).rev() {
+        if chosen.contains(&ordinal) {
+            chosen.extend(&dag.tasks[ordinal].upstream);
+        }
+    }
+    chosen
+}
+
+pub(super) fn unknown_task(dag: &Dag, task_id: &str) -> Error {
     let nearest = dag
         .tasks
         .iter()

@@ -479,6 +479,9 @@ async fn insert_tasks(
         .iter()
         .flat_map(|(_, dag)| dag.tasks.iter().map(|task| dag.runs_if_all_ok(task)))
         .collect();
+    let queue_timeouts: Vec<Option<f64>> = tasks()
+        .map(|(_, _, task)| task.queue_timeout.map(|timeout| timeout.as_secs_f64()))
+        .collect();
     sqlx::query_file!(
         "src/store/queries/insert_tasks.sql",
         &of,
@@ -493,7 +496,8 @@ async fn insert_tasks(
         &retries,
         &allow_failure,
         &upstream,
-        &runs_if_all_ok
+        &runs_if_all_ok,
+        &queue_timeouts as &[Option<f64>]
     )
     .execute(&mut *connection)
     .await?;

@@ -76,7 +76,7 @@ struct RunRecord {
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     triggered_by: String,
-    cancelled_because: Option<String>,
+    reason: Option<String>,
     params: Option<Value>,
 }
 
@@ -95,7 +95,7 @@ impl From<RunRecord> for RunRow {
             started_at: row.started_at,
             finished_at: row.finished_at,
             triggered_by: row.triggered_by,
-            cancelled_because: row.cancelled_because,
+            reason: row.reason,
             params: match row.params {
                 Some(Value::Object(params)) => params,
                 Some(_) | None => Params::new(),
@@ -265,6 +265,24 @@ impl Store {
                 .fetch_optional(&self.people)
                 .await?,
         )
+    }
+
+    /// What one try of a task instance answered.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn output_of_try(
+        &self,
+        instance: InstanceId,
+        try_number: i32,
+    ) -> Result<Option<Value>, Error> {
+        Ok(sqlx::query_file_scalar!(
+            "src/store/queries/read_output_of_try.sql",
+            instance.0,
+            try_number
+        )
+        .fetch_optional(&self.people)
+        .await?)
     }
 
     /// The `with` table of a try, rendered. A task without templates has what its file says.

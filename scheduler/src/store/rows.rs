@@ -103,8 +103,8 @@ pub struct RunRow {
     pub finished_at: Option<DateTime<Utc>>,
     /// Who or what asked for it.
     pub triggered_by: String,
-    /// Why the engine cancelled it, if it did.
-    pub cancelled_because: Option<String>,
+    /// Why it is in its state, where its tasks do not say so: it was marked, took too long, or was overtaken.
+    pub reason: Option<String>,
     /// Its params, defaults filled in.
     pub params: Params,
 }
@@ -509,6 +509,8 @@ pub struct ClearRequest {
     pub selection: ClearSelection,
     /// What goes with them.
     pub scope: ClearScope,
+    /// By which version of the DAG they run.
+    pub version: ClearVersion,
     /// Who asks, for people.
     pub actor: String,
 }
@@ -529,15 +531,73 @@ pub enum ClearSelection {
 pub enum ClearScope {
     /// Nothing else.
     Only,
+    /// Everything upstream of them.
+    WithUpstream,
     /// Everything downstream of them.
     WithDownstream,
+    /// Everything upstream and downstream of them.
+    WithBoth,
 }
 
-/// What a clear did.
+impl ClearScope {
+    /// The scope that reaches so far.
+    pub fn reaching(upstream: bool, downstream: bool) -> Self {
+        match (upstream, downstream) {
+            (false, false) => Self::Only,
+            (true, false) => Self::WithUpstream,
+            (false, true) => Self::WithDownstream,
+            (true, true) => Self::WithBoth,
+        }
+    }
+}
+
+/// By which version of its DAG a run goes on after a clear.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClearVersion {
+    /// The one that it is pinned to.
+    #[default]
+    Same,
+    /// The DAG's current one. The run moves to it: its tasks are matched by id, new ones are added, and what it has of
+    /// tasks that are gone stays as it is.
+    Latest,
+}
+
+/// What a clear did, or would do.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cleared {
     /// The tasks that will run again, in topological order.
     pub tasks: Vec<TaskId>,
+    /// The same with the states they are taken back from, one for each item of a mapped task.
+    pub instances: Vec<ClearedInstance>,
+    /// How the run moves to another version; `None` when it stays.
+    pub moved: Option<Moved>,
+}
+
+/// A task instance that a clear takes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClearedInstance {
+    /// Its task.
+    pub task_id: TaskId,
+    /// -1 for a task that is not mapped.
+    pub map_index: i32,
+    /// The state it is taken back from.
+    pub state: TaskState,
+    /// Tries begun so far.
+    pub tries: i32,
+}
+
+/// How a run moves from one version of its DAG to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// From this version.
+    pub from: VersionId,
+    /// To this one.
+    pub to: VersionId,
+    /// Tasks that the run gets; they run when what is above them is done.
+    pub added: Vec<TaskId>,
+    /// Tasks that the new version does not have. What became of them stays as it is, and nothing waits for them.
+    pub removed: Vec<TaskId>,
 }
 
 /// A task's output as stored.

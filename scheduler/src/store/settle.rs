@@ -18,6 +18,7 @@ use sqlx::{Connection, PgConnection};
 use super::{
     Appetite, Effects, Error, Execution, LogLine, Seen, Store, Taken, alerts,
     claim::{ClaimRow, task_at},
+    time_limits,
 };
 use crate::model::{
     BackfillId, Dag, DagId, InstanceId, RunId, RunState, TaskState, VersionId, flow,
@@ -204,6 +205,23 @@ impl Step {
             work,
             ..Effects::default()
         })
+    }
+
+    /// Says that something is due by the clock that was not before.
+    pub(super) fn is_due(&mut self) {
+        self.effects.deadline = true;
+    }
+
+    /// Says that workers have lost what they run.
+    pub(super) fn took_away(&mut self) {
+        self.effects.cancelled = true;
+        // What it held, such as slots of a pool, others may have now.
+        self.effects.work = true;
+    }
+
+    /// Closes a run that counts nothing unfinished, also when nothing is subtracted.
+    pub(super) fn may_close(&mut self, run_id: RunId) {
+        self.finished.entry(run_id).or_default();
     }
 
     pub(super) fn made_ready(&mut self, count: usize) {
@@ -558,7 +576,17 @@ impl Store {
             // A slot of a pool may have become free that this worker, which serves other queues, will not claim.
             step.touched_queued = true;
         }
-        if accepted_now().any(|(_, next)| next.sleep.is_some()) {
+        let may_expire = |ended: &Ended| {
+            self.known_definition(ended.execution.version_id)
+                .is_some_and(|dag| {
+                    task_at(&dag, ended.execution.ordinal)
+                        .queue_timeout
+                        .is_some()
+                })
+        };
+        if accepted_now().any(|(ended, next)| {
+            next.sleep.is_some() || next.state == TaskState::Queued && may_expire(ended)
+        }) {
             step.effects.deadline = true;
         }
         let finals = self.promote(connection, &counters, step).await?;
@@ -733,6 +761,8 @@ impl Store {
             if !decided.insert((row.run_id, row.ordinal)) {
                 continue;
             }
+            step.effects.deadline |=
+                state == TaskState::Queued && dag.tasks[ordinal].queue_timeout.is_some();
             promoted.push(Final {
                 run_id: row.run_id,
                 version_id,
@@ -808,12 +838,14 @@ impl Store {
             .collect();
         self.begin_deadlines(connection, &begun, step).await?;
         let mut counters = Vec::new();
+        let mut limited = Vec::new();
         for run in &started {
             step.knows(run.run_id, run.version_id);
             if run.unfinished == 0 {
                 step.finished.entry(run.run_id).or_default();
             }
             let dag = self.definition_by(connection, run.version_id).await?;
+            limited.extend(dag.timeout.map(|timeout| (run.run_id, timeout)));
             counters.extend(dag.tasks.iter().zip(0..).map(|(task, ordinal)| Counters {
                 instance_id: None,
                 run_id: run.run_id,
@@ -826,6 +858,7 @@ impl Store {
                 skipped: 0,
             }));
         }
+        time_limits::limit_runs(connection, &limited, step).await?;
         let finals = self.promote(connection, &counters, step).await?;
         self.cascade(connection, finals, step).await
     }

@@ -9,9 +9,12 @@ mod left_over;
 mod model;
 mod plans;
 mod published_bugs;
+mod rerun;
 mod retain;
 mod schedules;
 pub(crate) mod secrets;
+mod time_limits;
+mod why;
 pub(crate) mod witness;
 
 pub(crate) use check::mend_open_runs;
@@ -496,6 +499,7 @@ async fn clear_with_downstream_runs_again_and_keeps_history() {
         run_id: run,
         selection,
         scope,
+        version: crate::store::ClearVersion::Same,
         actor: "ada".to_owned(),
     };
     let b = vec![diamond.tasks[1].id.clone()];
@@ -826,7 +830,10 @@ async fn rust_and_sql_agree_on_every_transition() {
     let single = dag("single", &[("a", &[])]);
     publish(&store, &single).await;
     let run = trigger(&store, &single).await;
-    let is_clear = |by| by == crate::model::state::By::Clear;
+    let is_clear = |by| {
+        use crate::model::state::By;
+        matches!(by, By::Clear | By::Mark)
+    };
     for from in TaskState::ALL {
         for to in TaskState::ALL {
             for clearing in [false, true] {

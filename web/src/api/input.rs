@@ -47,6 +47,22 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Body<T> {
     }
 }
 
+/// A JSON body that must be there.
+pub(crate) struct RequiredBody<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for RequiredBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let Body(body) = Body::<Option<T>>::from_request(request, state).await?;
+        body.map(Self).ok_or_else(|| {
+            Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "The body does not fit")
+                .detail("there is none")
+                .hint("`/api/v1/openapi.json` says what is expected")
+        })
+    }
+}
+
 /// The query of an address, unknown names refused.
 pub(crate) struct Asked<T>(pub(crate) T);
 

@@ -46,10 +46,10 @@ const ACTOR: &str = "api";
     ),
     paths(
         dags::list, dags::show, dags::next, dags::trigger, dags::pause, dags::unpause,
-        runs::list, runs::show, runs::cancel, runs::clear,
+        runs::list, runs::show, runs::cancel, runs::clear, runs::mark, runs::notes, runs::set_note,
         backfills::list, backfills::show, backfills::dates, backfills::create, backfills::dry_run, backfills::pause,
         backfills::resume, backfills::cancel,
-        tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::log, tasks::output, tasks::rendered,
+        tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::why, tasks::set_note, tasks::log, tasks::output, tasks::rendered,
         datasets::list, datasets::events, datasets::push, datasets::of_run,
         pools::list, pools::show, pools::set, pools::delete,
         connections::list, connections::show, connections::set, connections::delete, connections::test,

@@ -7,20 +7,26 @@ use axum::{
 };
 use pinwheel_scheduler::{
     model::{RunId, TaskId},
-    store::{ClearRequest, ClearScope, ClearSelection, RunFilter},
+    store::{
+        ClearRequest, ClearScope, ClearSelection, ClearVersion, MarkRequest, MarkSelection,
+        MarkedAs, RunFilter,
+    },
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ACTOR,
-    input::{Asked, Body, page_size},
-    types::{Cleared, Run, RunState, Runs},
+    input::{Asked, Body, RequiredBody, page_size},
+    types::{Cleared, Marked, Note, Notes, Run, RunState, Runs},
 };
 use crate::{
     WebState,
     failure::{Failure, Problem},
-    pages::{actions::ring, dag_id, find_run, run_id},
+    pages::{
+        actions::{note_text, ring},
+        dag_id, find_run, run_id,
+    },
 };
 
 /// Which runs to list.
@@ -119,6 +125,22 @@ pub(crate) struct Clear {
     /// And everything downstream of them.
     #[schema(default = true)]
     with_downstream: bool,
+    /// And everything upstream of them.
+    with_upstream: bool,
+    /// By which version of the DAG they run: the one that the run has, or the latest, to which the run then moves.
+    #[schema(inline)]
+    version: Version,
+    /// Only say what would be cleared.
+    dry_run: bool,
+}
+
+/// A version of a DAG.
+#[derive(Debug, Default, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Version {
+    #[default]
+    Same,
+    Latest,
 }
 
 impl Default for Clear {
@@ -127,13 +149,16 @@ impl Default for Clear {
             tasks: Vec::new(),
             only_failed: false,
             with_downstream: true,
+            with_upstream: false,
+            version: Version::Same,
+            dry_run: false,
         }
     }
 }
 
 /// Clear tasks of a run
 ///
-/// They run again, and the run goes on.
+/// They run again, and the run goes on. With `dry_run`, nothing is changed.
 #[utoipa::path(
     post, path = "/api/v1/runs/{run}/clear", tag = "Runs",
     params(("run" = i64, Path, description = "The run's number")),
@@ -167,29 +192,166 @@ pub(crate) async fn clear(
             );
         }
     };
-    clear_as(&state, run, selection, body.with_downstream).await
+    let request = ClearRequest {
+        run_id: run,
+        selection,
+        scope: ClearScope::reaching(body.with_upstream, body.with_downstream),
+        version: match body.version {
+            Version::Same => ClearVersion::Same,
+            Version::Latest => ClearVersion::Latest,
+        },
+        actor: ACTOR.to_owned(),
+    };
+    if body.dry_run {
+        let cleared = state.store.preview_clear(&request).await?;
+        return Ok(Json((run, cleared).into()));
+    }
+    clear_as(&state, request).await
 }
 
 pub(super) async fn clear_as(
     state: &WebState,
-    run_id: RunId,
-    selection: ClearSelection,
-    with_downstream: bool,
+    request: ClearRequest,
 ) -> Result<Json<Cleared>, Failure> {
-    let scope = if with_downstream {
-        ClearScope::WithDownstream
+    let run_id = request.run_id;
+    let cleared = state.store.clear(request).await?;
+    ring(&state.store).await;
+    Ok(Json((run_id, cleared).into()))
+}
+
+/// What to mark.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mark {
+    /// How it ended.
+    #[schema(inline)]
+    state: MarkedState,
+    /// These tasks. Left out: the run itself.
+    #[serde(default)]
+    tasks: Vec<String>,
+}
+
+/// How something ended, as a person says.
+#[derive(Debug, Default, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MarkedState {
+    #[default]
+    Success,
+    Failed,
+}
+
+impl From<MarkedState> for MarkedAs {
+    fn from(state: MarkedState) -> Self {
+        match state {
+            MarkedState::Success => Self::Success,
+            MarkedState::Failed => Self::Failed,
+        }
+    }
+}
+
+/// Mark tasks of a run, or the run
+///
+/// What runs is stopped first; what depends on it follows. A run that is marked as failed skips what has not begun.
+#[utoipa::path(
+    post, path = "/api/v1/runs/{run}/mark", tag = "Runs",
+    params(("run" = i64, Path, description = "The run's number")),
+    request_body(content = Mark),
+    responses(
+        (status = 200, description = "What was marked", body = Marked),
+        (status = 404, description = "No such run or task", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Nothing to mark, or the run has not begun", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body does not fit", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn mark(
+    State(state): State<WebState>,
+    Path(run): Path<String>,
+    RequiredBody(body): RequiredBody<Mark>,
+) -> Result<Json<Marked>, Failure> {
+    let run_id = run_id(&run)?;
+    let selection = if body.tasks.is_empty() {
+        MarkSelection::WholeRun
     } else {
-        ClearScope::Only
+        MarkSelection::Tasks(
+            body.tasks
+                .iter()
+                .map(|task| TaskId::new(task).ok_or_else(|| Failure::missing("task", task)))
+                .collect::<Result<_, _>>()?,
+        )
     };
-    let cleared = state
+    let marked = state
         .store
-        .clear(ClearRequest {
+        .mark(MarkRequest {
             run_id,
             selection,
-            scope,
+            marked: body.state.into(),
             actor: ACTOR.to_owned(),
         })
         .await?;
     ring(&state.store).await;
-    Ok(Json((run_id, cleared).into()))
+    Ok(Json((run_id, marked).into()))
+}
+
+/// The notes of a run
+///
+/// And of its tasks.
+#[utoipa::path(
+    get, path = "/api/v1/runs/{run}/notes", tag = "Runs",
+    params(("run" = i64, Path, description = "The run's number")),
+    responses(
+        (status = 200, description = "The notes", body = Notes),
+        (status = 404, description = "No such run", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn notes(
+    State(state): State<WebState>,
+    Path(run): Path<String>,
+) -> Result<Json<Notes>, Failure> {
+    let run = find_run(&state, run_id(&run)?).await?.run_id;
+    let notes = state.store.notes(run).await?;
+    Ok(Json(Notes {
+        notes: notes.into_iter().map(Note::from).collect(),
+    }))
+}
+
+/// A note to write.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewNote {
+    /// At most 1000 characters; empty takes the note away.
+    pub(super) note: String,
+}
+
+/// Write the note of a run
+#[utoipa::path(
+    put, path = "/api/v1/runs/{run}/note", tag = "Runs",
+    params(("run" = i64, Path, description = "The run's number")),
+    request_body(content = NewNote),
+    responses(
+        (status = 200, description = "The notes of the run", body = Notes),
+        (status = 404, description = "No such run", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The note is too long", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn set_note(
+    State(state): State<WebState>,
+    Path(run): Path<String>,
+    RequiredBody(body): RequiredBody<NewNote>,
+) -> Result<Json<Notes>, Failure> {
+    note_as(&state, run_id(&run)?, None, &body.note).await
+}
+
+pub(super) async fn note_as(
+    state: &WebState,
+    run: RunId,
+    task: Option<(&TaskId, i32)>,
+    note: &str,
+) -> Result<Json<Notes>, Failure> {
+    let text = note_text(note)?;
+    state.store.set_note(run, task, &text, ACTOR).await?;
+    ring(&state.store).await;
+    let notes = state.store.notes(run).await?;
+    Ok(Json(Notes {
+        notes: notes.into_iter().map(Note::from).collect(),
+    }))
 }

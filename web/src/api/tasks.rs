@@ -9,17 +9,20 @@ use axum::{
 };
 use futures::stream;
 use pinwheel_scheduler::{
-    model::{InstanceId, TaskId},
-    store::{ClearSelection, InstanceRow, LogPosition, LogRow},
+    model::{InstanceId, RunId, TaskId},
+    store::{
+        ClearRequest, ClearScope, ClearSelection, ClearVersion, InstanceRow, LogPosition, LogRow,
+    },
 };
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    input::{Asked, Body, page_size},
-    runs::clear_as,
-    types::{Cleared, Execution, Log, Task, TaskDetail, Tasks},
+    ACTOR,
+    input::{Asked, Body, RequiredBody, page_size},
+    runs::{NewNote, clear_as, note_as},
+    types::{Cleared, Execution, Log, Notes, Task, TaskDetail, Tasks, Why},
 };
 use crate::{
     WebState,
@@ -112,12 +115,15 @@ pub(crate) struct ClearTask {
     /// And everything downstream of it.
     #[schema(default = true)]
     with_downstream: bool,
+    /// And everything upstream of it.
+    with_upstream: bool,
 }
 
 impl Default for ClearTask {
     fn default() -> Self {
         Self {
             with_downstream: true,
+            with_upstream: false,
         }
     }
 }
@@ -141,13 +147,8 @@ pub(crate) async fn clear(
     Body(body): Body<ClearTask>,
 ) -> Result<Json<Cleared>, Failure> {
     let task: TaskId = task_id(&task)?;
-    clear_as(
-        &state,
-        run_id(&run)?,
-        ClearSelection::Tasks(vec![task]),
-        body.with_downstream,
-    )
-    .await
+    let scope = ClearScope::reaching(body.with_upstream, body.with_downstream);
+    clear_as(&state, request(run_id(&run)?, task, scope)).await
 }
 
 /// Retry a task
@@ -167,13 +168,61 @@ pub(crate) async fn retry(
     Path((run, task)): Path<(String, String)>,
 ) -> Result<Json<Cleared>, Failure> {
     let task: TaskId = task_id(&task)?;
-    clear_as(
-        &state,
-        run_id(&run)?,
-        ClearSelection::Tasks(vec![task]),
-        true,
+    let request = request(run_id(&run)?, task, ClearScope::WithDownstream);
+    clear_as(&state, request).await
+}
+
+fn request(run_id: RunId, task: TaskId, scope: ClearScope) -> ClearRequest {
+    ClearRequest {
+        run_id,
+        selection: ClearSelection::Tasks(vec![task]),
+        scope,
+        version: ClearVersion::Same,
+        actor: ACTOR.to_owned(),
+    }
+}
+
+/// Why a task is where it is
+///
+/// Everything that keeps it there, seen at one moment.
+#[utoipa::path(
+    get, path = "/api/v1/runs/{run}/tasks/{task}/why", tag = "Tasks",
+    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), Item),
+    responses(
+        (status = 200, description = "The answer", body = Why),
+        (status = 404, description = "No such run or task", body = Problem, content_type = "application/problem+json"),
     )
-    .await
+)]
+pub(crate) async fn why(
+    State(state): State<WebState>,
+    Path((run, task)): Path<(String, String)>,
+    Asked(item): Asked<Item>,
+) -> Result<Json<Why>, Failure> {
+    let (run, task) = (run_id(&run)?, task_id(&task)?);
+    let why = state.store.why(run, &task, item.map.unwrap_or(-1)).await?;
+    Ok(Json(why.into()))
+}
+
+/// Write the note of a task
+#[utoipa::path(
+    put, path = "/api/v1/runs/{run}/tasks/{task}/note", tag = "Tasks",
+    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), Item),
+    request_body(content = NewNote),
+    responses(
+        (status = 200, description = "The notes of the run", body = Notes),
+        (status = 404, description = "No such run or task", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The note is too long", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn set_note(
+    State(state): State<WebState>,
+    Path((run, task)): Path<(String, String)>,
+    Asked(item): Asked<Item>,
+    RequiredBody(body): RequiredBody<NewNote>,
+) -> Result<Json<Notes>, Failure> {
+    let (run, task) = (run_id(&run)?, task_id(&task)?);
+    let place = Some((&task, item.map.unwrap_or(-1)));
+    note_as(&state, run, place, &body.note).await
 }
 
 /// Which part of a log.
@@ -301,10 +350,10 @@ fn log_text(state: WebState, instance: InstanceId, number: Option<i32>) -> Respo
 
 /// The output of a task
 ///
-/// What its last success answered, for templates downstream.
+/// What its last success answered, for templates downstream, or what one try did.
 #[utoipa::path(
     get, path = "/api/v1/runs/{run}/tasks/{task}/output", tag = "Tasks",
-    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), Item),
+    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), PartOf),
     responses(
         (status = 200, description = "The output", body = Value),
         (status = 404, description = "No such run or task, or no output yet", body = Problem, content_type = "application/problem+json"),
@@ -313,10 +362,13 @@ fn log_text(state: WebState, instance: InstanceId, number: Option<i32>) -> Respo
 pub(crate) async fn output(
     State(state): State<WebState>,
     Path((run, task)): Path<(String, String)>,
-    Asked(item): Asked<Item>,
+    Asked(of): Asked<PartOf>,
 ) -> Result<Json<Value>, Failure> {
-    let instance = find(&state, &run, &task, item.map).await?;
-    let output = state.store.output(instance.instance_id).await?;
+    let instance = find(&state, &run, &task, of.map).await?.instance_id;
+    let output = match of.try_number {
+        Some(number) => state.store.output_of_try(instance, number).await?,
+        None => state.store.output(instance).await?,
+    };
     output.map(Json).ok_or_else(|| {
         Failure::new(StatusCode::NOT_FOUND, "No output")
             .detail(format!("task `{task}` of run {run} has no output"))
@@ -324,14 +376,14 @@ pub(crate) async fn output(
     })
 }
 
-/// Which try's values.
+/// Which try.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct RenderedOf {
+pub(crate) struct PartOf {
     /// The index of a mapped task's item.
     map: Option<i32>,
-    /// Left out: the newest try.
+    /// Left out: the newest try, and for an output the last success.
     #[serde(rename = "try")]
     #[param(rename = "try")]
     try_number: Option<i32>,
@@ -340,7 +392,7 @@ pub(crate) struct RenderedOf {
 /// What the templates of a try became
 #[utoipa::path(
     get, path = "/api/v1/runs/{run}/tasks/{task}/rendered", tag = "Tasks",
-    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), RenderedOf),
+    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), PartOf),
     responses(
         (status = 200, description = "The values", body = Value),
         (status = 404, description = "No such run or task, or the try has not begun", body = Problem, content_type = "application/problem+json"),
@@ -349,7 +401,7 @@ pub(crate) struct RenderedOf {
 pub(crate) async fn rendered(
     State(state): State<WebState>,
     Path((run, task)): Path<(String, String)>,
-    Asked(of): Asked<RenderedOf>,
+    Asked(of): Asked<PartOf>,
 ) -> Result<Json<Value>, Failure> {
     let instance = find(&state, &run, &task, of.map).await?;
     let number = of.try_number.unwrap_or(instance.tries);

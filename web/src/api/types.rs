@@ -336,8 +336,8 @@ pub(crate) struct Run {
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     triggered_by: String,
-    /// Why the engine cancelled it, if it did.
-    cancelled_because: Option<String>,
+    /// Why it is in its state, where its tasks do not say so: it was marked, took too long, or was overtaken.
+    reason: Option<String>,
     /// Defaults filled in.
     #[schema(value_type = Object)]
     params: Map<String, Value>,
@@ -358,7 +358,7 @@ impl From<RunRow> for Run {
             started_at: row.started_at,
             finished_at: row.finished_at,
             triggered_by: row.triggered_by,
-            cancelled_because: row.cancelled_because,
+            reason: row.reason,
             params: row.params,
         }
     }
@@ -502,12 +502,43 @@ impl From<LogRow> for LogLine {
     }
 }
 
-/// What was cleared.
+/// What was cleared, or would be.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Cleared {
     pub(crate) run_id: i64,
     /// The tasks that run again, in topological order.
     pub(crate) tasks: Vec<String>,
+    /// The same with the states they are taken back from, one for each item of a mapped task.
+    instances: Vec<ClearedTask>,
+    /// How the run moves to another version; null when it stays.
+    moved: Option<Moved>,
+}
+
+/// A task that is taken back.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ClearedTask {
+    task_id: String,
+    /// -1 for a task that is not mapped.
+    map_index: i32,
+    /// The state it is taken back from.
+    state: TaskState,
+    /// Tries begun so far.
+    tries: i32,
+}
+
+/// How a run moves to another version of its DAG.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Moved {
+    from: i64,
+    to: i64,
+    /// Tasks that the run gets.
+    added: Vec<String>,
+    /// Tasks that the new version does not have; what became of them stays as it is.
+    removed: Vec<String>,
+}
+
+fn names(tasks: &[pinwheel_scheduler::model::TaskId]) -> Vec<String> {
+    tasks.iter().map(ToString::to_string).collect()
 }
 
 impl
@@ -524,7 +555,119 @@ impl
     ) -> Self {
         Self {
             run_id: run.0,
-            tasks: cleared.tasks.iter().map(ToString::to_string).collect(),
+            tasks: names(&cleared.tasks),
+            instances: cleared
+                .instances
+                .into_iter()
+                .map(|instance| ClearedTask {
+                    task_id: instance.task_id.to_string(),
+                    map_index: instance.map_index,
+                    state: instance.state.into(),
+                    tries: instance.tries,
+                })
+                .collect(),
+            moved: cleared.moved.map(|moved| Moved {
+                from: moved.from.0,
+                to: moved.to.0,
+                added: names(&moved.added),
+                removed: names(&moved.removed),
+            }),
+        }
+    }
+}
+
+/// What was marked.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Marked {
+    pub(crate) run_id: i64,
+    /// The run's state now.
+    run_state: RunState,
+    /// The tasks whose state was changed, in topological order.
+    tasks: Vec<String>,
+    /// How many executions were stopped.
+    stopped: i64,
+    /// The tasks downstream that are decided anew.
+    decided_anew: Vec<String>,
+}
+
+impl
+    From<(
+        pinwheel_scheduler::model::RunId,
+        pinwheel_scheduler::store::Marked,
+    )> for Marked
+{
+    fn from(
+        (run, marked): (
+            pinwheel_scheduler::model::RunId,
+            pinwheel_scheduler::store::Marked,
+        ),
+    ) -> Self {
+        Self {
+            run_id: run.0,
+            run_state: marked.run_state.into(),
+            tasks: names(&marked.tasks),
+            stopped: marked.stopped,
+            decided_anew: names(&marked.decided_anew),
+        }
+    }
+}
+
+/// Why a task is where it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Why {
+    run_id: i64,
+    task_id: String,
+    map_index: i32,
+    state: TaskState,
+    /// All of it in one sentence.
+    #[schema(example = "pool `cpu` has 0 of 4 slots free")]
+    sentence: String,
+    /// The same in parts: each has a word `because` and its numbers.
+    #[schema(value_type = Vec<Object>)]
+    because: Vec<pinwheel_scheduler::store::Because>,
+    /// The next step, where there is one.
+    hint: Option<String>,
+}
+
+impl From<pinwheel_scheduler::store::Why> for Why {
+    fn from(why: pinwheel_scheduler::store::Why) -> Self {
+        Self {
+            run_id: why.run_id.0,
+            task_id: why.task_id.to_string(),
+            map_index: why.map_index,
+            state: why.state.into(),
+            sentence: why.sentence,
+            because: why.because,
+            hint: why.hint,
+        }
+    }
+}
+
+/// The notes of a run and its tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Notes {
+    pub(crate) notes: Vec<Note>,
+}
+
+/// A note.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Note {
+    /// Null for the run itself.
+    task_id: Option<String>,
+    map_index: Option<i32>,
+    note: String,
+    written_by: String,
+    written_at: DateTime<Utc>,
+}
+
+impl From<pinwheel_scheduler::store::NoteRow> for Note {
+    fn from(row: pinwheel_scheduler::store::NoteRow) -> Self {
+        Self {
+            task_id: row.task_id.map(|task_id| task_id.to_string()),
+            map_index: row.map_index,
+            note: row.note,
+            written_by: row.written_by,
+            written_at: row.written_at,
         }
     }
 }

@@ -9,7 +9,10 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use pinwheel_scheduler::{
     engine::bell,
     model::{Dag, Param, ParamType, Params, RunId, RunKind},
-    store::{ClearRequest, ClearScope, ClearSelection, NewRun, Paused, Store},
+    store::{
+        ClearRequest, ClearScope, ClearSelection, ClearVersion, MarkRequest, MarkSelection,
+        MarkedAs, NewRun, NoteText, Paused, Store,
+    },
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +20,9 @@ use serde_json::Value;
 use super::{
     Note,
     dag::{self, Typed},
-    dag_id, run_id, task_id,
+    dag_id, run_id,
+    runs::address,
+    task_id,
 };
 use crate::{
     WebState,
@@ -39,6 +44,8 @@ pub(crate) fn note(code: &str) -> Option<Note> {
         "backfill_paused" => "Paused: no more of its runs begin. What runs goes on.",
         "backfill_resumed" => "Resumed: its runs begin again.",
         "backfill_cancelled" => "Cancelled: dates whose turn had not come were not touched.",
+        "marked" => "Marked. What depends on it follows.",
+        "noted" => "Noted.",
         "pool_set" => "Set. What runs goes on; what is claimed next obeys it.",
         "set" => "Set. Tasks that start from now on read it.",
         "deleted" => "Deleted.",
@@ -156,36 +163,6 @@ pub(crate) async fn cancel(
     Ok(Redirect::to(&format!("/runs/{run}?done=cancelled")))
 }
 
-/// What of a run is cleared.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Extent {
-    Failed,
-    WholeRun,
-}
-
-/// The form behind the clear buttons of a run.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ClearRun {
-    what: Extent,
-}
-
-/// `POST /runs/{run}/clear`
-pub(crate) async fn clear_run(
-    State(state): State<WebState>,
-    Path(run): Path<String>,
-    Form(form): Form<ClearRun>,
-) -> Result<Redirect, Failure> {
-    let run = run_id(&run)?;
-    let selection = match form.what {
-        Extent::Failed => ClearSelection::Failed,
-        Extent::WholeRun => ClearSelection::WholeRun,
-    };
-    clear(&state, run, selection, ClearScope::WithDownstream).await?;
-    Ok(Redirect::to(&format!("/runs/{run}?done=cleared")))
-}
-
 /// The form behind the clear buttons of a task.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -235,11 +212,119 @@ async fn clear(
             run_id,
             selection,
             scope,
+            version: ClearVersion::Same,
             actor: ACTOR.to_owned(),
         })
         .await?;
     ring(&state.store).await;
     Ok(())
+}
+
+/// The form behind the mark buttons.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mark {
+    state: MarkedAs,
+}
+
+/// `POST /runs/{run}/mark`
+pub(crate) async fn mark_run(
+    State(state): State<WebState>,
+    Path(run): Path<String>,
+    Form(form): Form<Mark>,
+) -> Result<Redirect, Failure> {
+    let run = run_id(&run)?;
+    mark(&state, run, MarkSelection::WholeRun, form.state).await?;
+    Ok(Redirect::to(&format!("/runs/{run}?done=marked")))
+}
+
+/// `POST /runs/{run}/tasks/{task}/mark`
+pub(crate) async fn mark_task(
+    State(state): State<WebState>,
+    Path((run, task)): Path<(String, String)>,
+    Form(form): Form<Mark>,
+) -> Result<Redirect, Failure> {
+    let (run, task) = (run_id(&run)?, task_id(&task)?);
+    let selection = MarkSelection::Tasks(vec![task.clone()]);
+    mark(&state, run, selection, form.state).await?;
+    Ok(Redirect::to(&format!(
+        "/runs/{run}/tasks/{task}?done=marked"
+    )))
+}
+
+async fn mark(
+    state: &WebState,
+    run_id: RunId,
+    selection: MarkSelection,
+    marked: MarkedAs,
+) -> Result<(), Failure> {
+    state
+        .store
+        .mark(MarkRequest {
+            run_id,
+            selection,
+            marked,
+            actor: ACTOR.to_owned(),
+        })
+        .await?;
+    ring(&state.store).await;
+    Ok(())
+}
+
+/// The form behind a note.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Noted {
+    note: String,
+    /// The item of a mapped task.
+    map: Option<i32>,
+}
+
+/// `POST /runs/{run}/note`
+pub(crate) async fn note_run(
+    State(state): State<WebState>,
+    Path(run): Path<String>,
+    Form(form): Form<Noted>,
+) -> Result<Redirect, Failure> {
+    let run = run_id(&run)?;
+    let text = note_text(&form.note)?;
+    state.store.set_note(run, None, &text, ACTOR).await?;
+    ring(&state.store).await;
+    Ok(Redirect::to(&format!("/runs/{run}?done=noted")))
+}
+
+/// `POST /runs/{run}/tasks/{task}/note`
+pub(crate) async fn note_task(
+    State(state): State<WebState>,
+    Path((run, task)): Path<(String, String)>,
+    Form(form): Form<Noted>,
+) -> Result<Redirect, Failure> {
+    let (run, task) = (run_id(&run)?, task_id(&task)?);
+    let text = note_text(&form.note)?;
+    let place = Some((&task, form.map.unwrap_or(-1)));
+    state.store.set_note(run, place, &text, ACTOR).await?;
+    ring(&state.store).await;
+    let map = form.map.map(|map| map.to_string()).unwrap_or_default();
+    let here = format!("/runs/{run}/tasks/{task}");
+    Ok(Redirect::to(&address(
+        &here,
+        &[("map", &map), ("done", "noted")],
+    )))
+}
+
+/// A note as it was sent.
+pub(crate) fn note_text(text: &str) -> Result<NoteText, Failure> {
+    NoteText::new(text).ok_or_else(|| {
+        Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "The note does not fit")
+            .detail(format!(
+                "it has {} characters, or control characters among them",
+                text.chars().count()
+            ))
+            .hint(format!(
+                "a note has at most {} characters",
+                NoteText::LONGEST
+            ))
+    })
 }
 
 /// Wakes the engines. The change is committed already: an engine that does not hear this looks with its next heartbeat.

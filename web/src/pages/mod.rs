@@ -2,6 +2,7 @@
 
 pub(crate) mod actions;
 pub(crate) mod backfills;
+pub(crate) mod clear;
 pub(crate) mod connections;
 pub(crate) mod dag;
 pub(crate) mod dags;

@@ -10,12 +10,13 @@ use axum::{
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use pinwheel_scheduler::{
     model::{Dag, RunKind, RunState, TaskState},
-    store::{InstanceRow, RunRow},
+    store::{InstanceRow, NoteRow, RunRow, Why},
 };
 use serde::Deserialize;
 
 use super::{
     Layout, find_run, notifications, render, run_id,
+    runs::address,
     view::{RunLine, task_address},
 };
 use crate::{
@@ -41,6 +42,7 @@ pub(crate) struct Wanted {
 #[template(path = "run.html")]
 struct RunPage {
     layout: Layout,
+    run: i64,
     regions: Vec<Region>,
 }
 
@@ -52,11 +54,48 @@ struct HeadRegion {
     interval_end: When,
     created: When,
     note: String,
+    /// Why the first task that neither runs nor is over is where it is.
+    stuck: Option<Stuck>,
+    notes: Vec<Written>,
     progress: Vec<Share>,
     params: Vec<(String, String)>,
     can_cancel: bool,
     can_clear_failed: bool,
     can_clear: bool,
+    can_mark: bool,
+}
+
+/// A task that neither runs nor is over.
+struct Stuck {
+    name: String,
+    address: String,
+    sentence: String,
+}
+
+/// A note beside a run or a task.
+pub(crate) struct Written {
+    /// Empty for the run itself.
+    pub(crate) about: String,
+    pub(crate) text: String,
+    pub(crate) by: String,
+    pub(crate) at: When,
+}
+
+impl Written {
+    pub(crate) fn from(note: NoteRow) -> Self {
+        Self {
+            about: match (note.task_id, note.map_index) {
+                (Some(task_id), Some(map_index)) if map_index >= 0 => {
+                    format!("{task_id}[{map_index}]")
+                }
+                (Some(task_id), _) => task_id.to_string(),
+                (None, _) => String::new(),
+            },
+            text: plain(&note.note),
+            by: note.written_by,
+            at: When::relative(Some(note.written_at)),
+        }
+    }
 }
 
 /// How many tasks stand in one state.
@@ -129,6 +168,7 @@ pub(crate) async fn page(
         layout: Layout::new("runs", title)
             .live(&live)
             .done(wanted.done.as_deref()),
+        run: id,
         regions: live.regions,
     })
 }
@@ -153,7 +193,12 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
     let instances = state.store.instances(run.run_id).await?;
     let definition = state.store.definition(run.version_id).await?;
     let graph = Graph::of_run(&definition, &instances);
-    let head = head(&run, &instances);
+    let stuck = match run.state {
+        RunState::Queued | RunState::Running => state.store.why_stuck(run.run_id).await?,
+        RunState::Success | RunState::Failed | RunState::Cancelled => None,
+    };
+    let notes = state.store.notes(run.run_id).await?;
+    let head = head(&run, &instances, stuck, notes);
     let tasks = timetable(&run, &definition, &instances, Utc::now());
     let deadlines = if definition.alerts.deadlines.is_empty() {
         None
@@ -181,7 +226,12 @@ async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
     Ok(regions)
 }
 
-fn head(run: &RunRow, instances: &[InstanceRow]) -> HeadRegion {
+fn head(
+    run: &RunRow,
+    instances: &[InstanceRow],
+    stuck: Option<Why>,
+    notes: Vec<NoteRow>,
+) -> HeadRegion {
     let mut counts: BTreeMap<(TaskState, &str), (Badge, usize)> = BTreeMap::new();
     for instance in instances {
         let badge = task_badge(instance.state, instance.sleep_reason);
@@ -203,15 +253,29 @@ fn head(run: &RunRow, instances: &[InstanceRow]) -> HeadRegion {
         interval_end: When::exact(Some(run.data_interval_end)),
         created: When::relative(Some(run.created_at)),
         note: match run.state {
-            RunState::Queued => "It starts when the DAG is not paused and fewer than `max_active_runs` of its runs are running.".to_owned(),
-            RunState::Cancelled => run.cancelled_because.clone().map(|because| format!("Cancelled: {because}.")).unwrap_or_default(),
-            RunState::Running | RunState::Success | RunState::Failed => String::new(),
+            RunState::Queued if stuck.is_none() => "It starts when the DAG is not paused and fewer than `max_active_runs` of its runs are running.".to_owned(),
+            RunState::Cancelled if run.reason.is_some() => {
+                format!("Cancelled: {}.", plain(run.reason.as_deref().unwrap_or_default()))
+            }
+            RunState::Queued | RunState::Running | RunState::Success | RunState::Failed | RunState::Cancelled => {
+                plain(run.reason.as_deref().unwrap_or_default())
+            }
         },
+        stuck: stuck.map(|why| Stuck {
+            address: address(
+                &format!("/runs/{}/tasks/{}", run.run_id, why.task_id),
+                &[("map", &if why.map_index < 0 { String::new() } else { why.map_index.to_string() })],
+            ),
+            name: why.task_id.to_string(),
+            sentence: plain(&why.sentence),
+        }),
+        notes: notes.into_iter().map(Written::from).collect(),
         progress: counts.into_values().map(|(badge, count)| Share { badge, count }).collect(),
         params: run.params.iter().map(|(name, value)| (name.clone(), plain(&inline(value)))).collect(),
         can_cancel: open,
         can_clear_failed: instances.iter().any(clearable),
         can_clear: !open && !instances.is_empty(),
+        can_mark: run.state != RunState::Queued,
     }
 }
 
@@ -499,7 +563,7 @@ mod tests {
     fn a_run_with_a_task_in_every_state_reads_well() {
         let now = samples::noon() + TimeDelta::seconds(30);
         let (run, dag, instances) = (samples::run(), samples::dag(), samples::instances());
-        insta::assert_snapshot!("run_head", html(&head(&run, &instances)));
+        insta::assert_snapshot!("run_head", html(&head(&run, &instances, None, Vec::new())));
         insta::assert_snapshot!("run_tasks", html(&timetable(&run, &dag, &instances, now)));
         insta::assert_snapshot!("run_graph", html(&Graph::of_run(&dag, &instances)));
     }
@@ -507,7 +571,7 @@ mod tests {
     #[test]
     fn hostile_text_is_escaped() {
         let (run, dag, instances) = (samples::run(), samples::dag(), samples::instances());
-        let page = html(&head(&run, &instances))
+        let page = html(&head(&run, &instances, None, Vec::new()))
             + &html(&timetable(&run, &dag, &instances, samples::noon()));
         for markup in ["<script>", "<img", "<b>"] {
             assert!(!page.contains(markup), "{markup} reached the page");

@@ -10,14 +10,14 @@ use axum::{
 };
 use futures::stream;
 use pinwheel_scheduler::{
-    model::{InstanceId, RunId, TaskId, TaskState},
+    model::{InstanceId, RunId, RunState, TaskId, TaskState},
     store::{InstanceRow, LogPosition, LogRow, RunRow},
 };
 use serde::Deserialize;
 
 use super::{
     Layout, find_run, render,
-    run::{json_block, name, took, why},
+    run::{Written, json_block, name, took},
     run_id,
     runs::address,
     task_id,
@@ -51,6 +51,10 @@ pub(crate) struct Wanted {
 struct TaskPage {
     layout: Layout,
     task: String,
+    /// What the address calls it.
+    task_id: String,
+    run: i64,
+    map: String,
     regions: Vec<Region>,
     log: Html,
     /// The stream of further lines.
@@ -71,7 +75,6 @@ struct HeadRegion {
     /// What the address calls it: without the index of a mapped item.
     task_id: String,
     badge: Badge,
-    why: String,
     wake: When,
     sleeps: bool,
     queued: When,
@@ -84,6 +87,9 @@ struct HeadRegion {
     reason: String,
     hint: String,
     can_clear: bool,
+    can_mark_success: bool,
+    can_mark_failed: bool,
+    notes: Vec<Written>,
     with: String,
 }
 
@@ -93,6 +99,8 @@ struct SideRegion {
     tries: Vec<TryLine>,
     rendered: String,
     output: String,
+    /// The try it is of, when it is not the last success.
+    output_of: String,
 }
 
 struct TryLine {
@@ -152,6 +160,9 @@ pub(crate) async fn page(
         layout: Layout::new("runs", format!("{} · run {run}", name(&instance)))
             .done(wanted.done.as_deref()),
         task: name(&instance),
+        task_id: task.to_string(),
+        run: run.0,
+        map: map.clone(),
         regions: live_regions,
         no_lines: lines.is_empty(),
         log: Html::of(&log_lines(lines, None))?,
@@ -307,10 +318,18 @@ async fn regions(
         .find(|instance| instance.task_id == *task && instance.map_index == map)
         .ok_or_else(|| Failure::missing("task", task))?;
     let tries = state.store.tries(instance.instance_id).await?;
-    let head = head(state, &row, &instances, instance, tries.last()).await?;
+    let head = head(state, &row, instance).await?;
     let shown = wanted.try_number.unwrap_or(instance.tries.max(1));
     let rendered = state.store.rendered(instance.instance_id, shown).await?;
-    let output = state.store.output(instance.instance_id).await?;
+    let output = match wanted.try_number {
+        Some(number) => {
+            state
+                .store
+                .output_of_try(instance.instance_id, number)
+                .await?
+        }
+        None => state.store.output(instance.instance_id).await?,
+    };
     let here = format!("/runs/{run}/tasks/{task}");
     let map = wanted.map.map(|map| map.to_string()).unwrap_or_default();
     let side = SideRegion {
@@ -337,6 +356,10 @@ async fn regions(
             .collect(),
         rendered: json_block(rendered.as_ref()),
         output: json_block(output.as_ref()),
+        output_of: wanted
+            .try_number
+            .map(|number| format!("try {number}"))
+            .unwrap_or_default(),
     };
     Ok(vec![
         Region {
@@ -353,26 +376,24 @@ async fn regions(
 async fn head(
     state: &WebState,
     run: &RunRow,
-    instances: &[InstanceRow],
     instance: &InstanceRow,
-    last: Option<&pinwheel_scheduler::store::TryRow>,
 ) -> Result<HeadRegion, Failure> {
     let definition = state.store.definition(run.version_id).await?;
     let task = definition
         .task(instance.task_id.as_str())
         .map(|(_, task)| task);
-    let ended_badly = !matches!(
-        instance.state,
-        TaskState::Success | TaskState::Running | TaskState::Waiting | TaskState::Queued
-    );
-    let last = last.filter(|_| ended_badly);
-    let reason = last
-        .and_then(|last| last.reason.clone())
-        .unwrap_or_default();
-    let mut because = why(run, &definition, instances, instance);
-    if because == reason {
-        because.clear();
-    }
+    let because = state
+        .store
+        .why(run.run_id, &instance.task_id, instance.map_index)
+        .await?;
+    let says_it_all = matches!(instance.state, TaskState::Success | TaskState::Running);
+    let (reason, hint) = if says_it_all {
+        (String::new(), String::new())
+    } else {
+        (because.sentence, because.hint.unwrap_or_default())
+    };
+    let notes = state.store.notes(run.run_id).await?;
+    let has_begun = run.state != RunState::Queued;
     Ok(HeadRegion {
         dag: run.dag_id.to_string(),
         run: run.run_id.0,
@@ -380,7 +401,6 @@ async fn head(
         kind: instance.kind.clone(),
         task_id: instance.task_id.to_string(),
         badge: task_badge(instance.state, instance.sleep_reason),
-        why: plain(&because),
         wake: When::relative(instance.wake_at),
         sleeps: instance.state == TaskState::Sleeping,
         queued: When::relative(instance.queued_at),
@@ -393,10 +413,7 @@ async fn head(
             .unwrap_or_default(),
         worker: instance.worker.clone().unwrap_or_default(),
         reason: plain(&reason),
-        hint: plain(
-            last.and_then(|last| last.hint.as_deref())
-                .unwrap_or_default(),
-        ),
+        hint: plain(&hint),
         can_clear: matches!(
             instance.state,
             TaskState::Success
@@ -405,6 +422,16 @@ async fn head(
                 | TaskState::UpstreamFailed
                 | TaskState::Cancelled
         ),
+        can_mark_success: has_begun && instance.state != TaskState::Success,
+        can_mark_failed: has_begun && instance.state != TaskState::Failed,
+        notes: notes
+            .into_iter()
+            .filter(|note| {
+                note.task_id.as_ref() == Some(&instance.task_id)
+                    && note.map_index == Some(instance.map_index)
+            })
+            .map(Written::from)
+            .collect(),
         with: task
             .map(|task| json_block(Some(&serde_json::Value::Object(task.with.clone()))))
             .unwrap_or_default(),

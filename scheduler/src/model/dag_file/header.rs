@@ -30,12 +30,13 @@ pub(super) struct Header {
     pub(super) max_active_runs: Option<u32>,
     pub(super) max_active_tasks: Option<u32>,
     pub(super) no_success_for: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Airflow's default.
 pub(super) const MAX_ACTIVE_RUNS: u32 = 16;
 
-pub(super) const DAG_KEYS: [&str; 13] = [
+pub(super) const DAG_KEYS: [&str; 14] = [
     "id",
     "description",
     "schedule",
@@ -49,6 +50,7 @@ pub(super) const DAG_KEYS: [&str; 13] = [
     "max_active_runs",
     "max_active_tasks",
     "no_success_for",
+    "timeout",
 ];
 
 /// Reads the table `[dag]` as far as it can be.
@@ -109,6 +111,7 @@ pub(super) fn header(dag: &Table<'_, '_>, syntax: Syntax, report: &mut Report<'_
             .integer("max_active_tasks", 1..=10_000, report)
             .and_then(|tasks| u32::try_from(tasks).ok()),
         no_success_for: alerts::positive_duration(dag, "no_success_for", report),
+        timeout: dag.limit("timeout", report),
     }
 }
 

@@ -195,6 +195,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
         max_active_runs,
         max_active_tasks,
         no_success_for,
+        timeout,
     } = draft.header;
     let order = graph.order.as_ref()?;
     let mut ordinals = vec![0; order.len()];
@@ -219,7 +220,9 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             trigger_rule: draft.policy.trigger_rule,
             retries: draft.policy.retries,
             retry_delay: draft.policy.retry_delay,
+            retry: draft.policy.retry,
             timeout: draft.policy.timeout,
+            queue_timeout: draft.policy.queue_timeout,
             pool: draft.policy.pool,
             queue: draft.policy.queue,
             priority: draft.policy.priority,
@@ -268,6 +271,7 @@ fn assemble(draft: Draft<'_, '_>, graph: &Graph) -> Option<Dag> {
             deadlines: draft.deadlines,
             notify: draft.notify,
         },
+        timeout,
         params: draft
             .params
             .into_iter()

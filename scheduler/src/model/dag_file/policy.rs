@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use toml::Spanned;
+use pinwheel_tasks::duration;
+use toml::de::DeValue;
 
 use super::{
-    diagnostic::Report,
+    diagnostic::{Report, quoted},
     table::{Table, Text, word},
 };
-use crate::model::{Concurrency, TriggerRule};
+use crate::model::{
+    Concurrency, TriggerRule,
+    retry::{RetryOn, RetryRules},
+};
 
 /// What `[defaults]` gives to every task and each task may override.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +20,9 @@ pub(super) struct Policy {
     pub(super) trigger_rule: TriggerRule,
     pub(super) retries: u32,
     pub(super) retry_delay: Duration,
+    pub(super) retry: RetryRules,
     pub(super) timeout: Option<Duration>,
+    pub(super) queue_timeout: Option<Duration>,
     pub(super) pool: String,
     pub(super) queue: String,
     pub(super) priority: i32,
@@ -34,7 +40,9 @@ impl Default for Policy {
             trigger_rule: TriggerRule::AllSuccess,
             retries: 0,
             retry_delay: Duration::from_secs(300),
+            retry: RetryRules::default(),
             timeout: None,
+            queue_timeout: None,
             pool: "default".to_owned(),
             queue: "default".to_owned(),
             priority: 0,
@@ -47,11 +55,17 @@ impl Default for Policy {
     }
 }
 
-pub(super) const POLICY_KEYS: [&str; 12] = [
+pub(super) const POLICY_KEYS: [&str; 18] = [
     "trigger_rule",
     "retries",
     "retry_delay",
+    "retry_factor",
+    "retry_max_delay",
+    "retry_jitter",
+    "retry_on",
+    "no_retry_on",
     "timeout",
+    "queue_timeout",
     "pool",
     "queue",
     "priority",
@@ -78,19 +92,12 @@ impl Policy {
         if let Some(delay) = table.duration("retry_delay", report) {
             self.retry_delay = delay;
         }
-        if let Some(timeout) = table.duration("timeout", report) {
-            if timeout.is_zero() {
-                let span = table
-                    .value("timeout")
-                    .map_or(table.place.clone(), Spanned::span);
-                report.refuse(
-                    span,
-                    "`timeout` must be longer than nothing",
-                    "",
-                    Some("leave it out for no limit".to_owned()),
-                );
-            }
+        self.override_retries(table, report);
+        if let Some(timeout) = table.limit("timeout", report) {
             self.timeout = Some(timeout);
+        }
+        if let Some(timeout) = table.limit("queue_timeout", report) {
+            self.queue_timeout = Some(timeout);
         }
         if let Some(pool) = table.name("pool", report) {
             self.pool = pool.text;
@@ -148,6 +155,58 @@ impl Policy {
         self
     }
 
+    fn override_retries(&mut self, table: &Table<'_, '_>, report: &mut Report<'_>) {
+        if let Some(factor) = table.number("retry_factor", 1.0..=100.0, report) {
+            self.retry.factor = factor;
+        }
+        if let Some(jitter) = table.number("retry_jitter", 0.0..=1.0, report) {
+            self.retry.jitter = jitter;
+        }
+        if let Some(longest) = table.duration("retry_max_delay", report) {
+            self.retry.max_delay = Some(longest);
+        }
+        if let Some(longest) = self.retry.max_delay
+            && longest < self.retry_delay
+            && let Some(value) = table
+                .value("retry_max_delay")
+                .or_else(|| table.value("retry_delay"))
+        {
+            report.refuse(
+                value.span(),
+                format!(
+                    "`retry_max_delay` of {} is shorter than `retry_delay` of {}",
+                    duration::text(longest),
+                    duration::text(self.retry_delay)
+                ),
+                "",
+                Some("the first pause is `retry_delay`; later ones only grow".to_owned()),
+            );
+        }
+        for (key, rules) in [
+            ("retry_on", &mut self.retry.on),
+            ("no_retry_on", &mut self.retry.not_on),
+        ] {
+            let Some(value) = table.value(key) else {
+                continue;
+            };
+            let texts = table.texts(key, report);
+            if matches!(value.get_ref(), DeValue::Array(items) if items.is_empty())
+                && key == "retry_on"
+            {
+                report.refuse(
+                    value.span(),
+                    "`retry_on` names nothing",
+                    "",
+                    Some("leave it out to retry every failure, or write `retries = 0`".to_owned()),
+                );
+            }
+            *rules = texts
+                .iter()
+                .filter_map(|text| failure(text, report))
+                .collect();
+        }
+    }
+
     /// The limit that the key and its number make, if there is a key.
     pub(super) fn concurrency(&self) -> Option<Concurrency> {
         let key = self.concurrency_key.as_ref()?;
@@ -156,4 +215,28 @@ impl Policy {
             limit: self.concurrency_limit,
         })
     }
+}
+
+/// A kind of failure as it is written.
+fn failure(written: &Text, report: &mut Report<'_>) -> Option<RetryOn> {
+    if let Ok(found) = written.text.parse() {
+        return Some(found);
+    }
+    let words = RetryOn::WORDS.iter().map(|(word, _)| *word);
+    let hint = match written.text.parse::<u8>() {
+        Ok(code) => Some(format!("write `\"exit:{code}\"` for an exit code")),
+        Err(_) => report.guess(&written.text, words, || {
+            Some(
+                "write `error`, `timeout`, `panic`, `killed`, or exit codes such as `exit:75` and `exit:64-78`"
+                    .to_owned(),
+            )
+        }),
+    };
+    report.refuse(
+        written.span.clone(),
+        format!("{} names no failure", quoted(&written.text)),
+        "",
+        hint,
+    );
+    None
 }

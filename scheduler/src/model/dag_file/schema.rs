@@ -73,6 +73,11 @@ pub fn schema(registry: &Registry) -> Value {
                 "description": "Numbers with a unit, such as 90s, 15m or 1h 30m",
                 "pattern": DURATION,
             },
+            "failure": {
+                "type": "string",
+                "description": "error, timeout, panic, killed, or exit codes such as exit:75 and exit:64-78",
+                "pattern": r"^(error|timeout|panic|killed|exit:\d{1,3}(-\d{1,3})?)$",
+            },
             "template": { "type": "string", "pattern": r"\{\{|\{%" },
             "schedule": {
                 "description": "A cron expression of 5 fields (6 with seconds first), a preset such as @daily, an interval, or instants",
@@ -174,6 +179,10 @@ fn dag() -> Value {
                 "$ref": "#/$defs/duration",
                 "description": "The event `deadline` happens when no run has succeeded for so long",
             },
+            "timeout": {
+                "$ref": "#/$defs/duration",
+                "description": "The longest a run may take; then it fails, and what is unfinished is skipped",
+            },
         },
     })
 }
@@ -272,7 +281,40 @@ fn policy() -> Value {
             "default": pinwheel_tasks::duration::text(default.retry_delay),
             "description": "The pause before a retry",
         },
+        "retry_factor": {
+            "type": "number",
+            "minimum": 1,
+            "maximum": 100,
+            "default": default.retry.factor,
+            "description": "Each pause is so many times as long as the one before",
+        },
+        "retry_max_delay": {
+            "$ref": "#/$defs/duration",
+            "description": "No pause is longer; a day for pauses that grow, without it",
+        },
+        "retry_jitter": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "default": default.retry.jitter,
+            "description": "Up to this share of a pause is left off, differently for every task instance and try",
+        },
+        "retry_on": {
+            "type": "array",
+            "minItems": 1,
+            "items": { "$ref": "#/$defs/failure" },
+            "description": "Only these failures are tried again",
+        },
+        "no_retry_on": {
+            "type": "array",
+            "items": { "$ref": "#/$defs/failure" },
+            "description": "These failures are not tried again",
+        },
         "timeout": { "$ref": "#/$defs/duration", "description": "The longest a try may run; no limit without it" },
+        "queue_timeout": {
+            "$ref": "#/$defs/duration",
+            "description": "The longest it may be queued before it fails; no limit without it",
+        },
         "pool": { "type": "string", "pattern": NAME, "default": default.pool, "description": "The pool whose slots it takes" },
         "queue": {
             "type": "string",

@@ -204,6 +204,59 @@ impl<'t, 's> Table<'t, 's> {
         check_duration(value, &format!("`{key}`"), report)
     }
 
+    /// A duration that limits something: longer than nothing.
+    pub(super) fn limit(&self, key: &str, report: &mut Report<'_>) -> Option<Duration> {
+        let limit = self.duration(key, report)?;
+        if limit.is_zero() {
+            let span = self.value(key).map_or(self.place.clone(), Spanned::span);
+            report.refuse(
+                span,
+                format!("`{key}` must be longer than nothing"),
+                "",
+                Some("leave it out for no limit".to_owned()),
+            );
+        }
+        Some(limit)
+    }
+
+    /// A number, whole or not.
+    pub(super) fn number(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<f64>,
+        report: &mut Report<'_>,
+    ) -> Option<f64> {
+        let value = self.value(key)?;
+        let found = match value.get_ref() {
+            DeValue::Integer(_) | DeValue::Float(_) => json(value, report)?.as_f64()?,
+            other => {
+                wrong_type(
+                    report,
+                    value.span(),
+                    &format!("`{key}`"),
+                    "a number",
+                    other,
+                    None,
+                );
+                return None;
+            }
+        };
+        if !allowed.contains(&found) {
+            report.refuse(
+                value.span(),
+                format!(
+                    "`{key}` must be {} to {}, found {found}",
+                    allowed.start(),
+                    allowed.end()
+                ),
+                "out of range",
+                None,
+            );
+            return None;
+        }
+        Some(found)
+    }
+
     /// The texts of a list, those that are texts.
     pub(super) fn texts(&self, key: &str, report: &mut Report<'_>) -> Vec<Text> {
         let Some(value) = self.value(key) else {

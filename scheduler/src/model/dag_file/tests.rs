@@ -1070,6 +1070,31 @@ fn the_with_table_is_checked_by_its_kind() {
             "`timeout` must be longer than nothing",
         ),
         (
+            "kind = \"noop\"\nqueue_timeout = \"0s\"",
+            "`queue_timeout` must be longer than nothing",
+        ),
+        (
+            "kind = \"noop\"\nretry_factor = 0.5",
+            "`retry_factor` must be 1 to 100, found 0.5",
+        ),
+        (
+            "kind = \"noop\"\nretry_jitter = \"some\"",
+            "`retry_jitter` must be a number, found text",
+        ),
+        (
+            "kind = \"noop\"\nretry_delay = \"1m\"\nretry_max_delay = \"30s\"",
+            "`retry_max_delay` of 30s is shorter than `retry_delay` of 1m",
+        ),
+        ("kind = \"noop\"\nretry_on = []", "`retry_on` names nothing"),
+        (
+            "kind = \"noop\"\nno_retry_on = [\"75\"]",
+            "`75` names no failure",
+        ),
+        (
+            "kind = \"noop\"\nretry_on = [\"timeuot\"]",
+            "`timeuot` names no failure",
+        ),
+        (
             "kind = \"noop\"\ntrigger_rule = \"all_sucess\"",
             "unknown `trigger_rule` `all_sucess`",
         ),
@@ -1095,6 +1120,60 @@ fn the_with_table_is_checked_by_its_kind() {
             "{task}"
         );
     }
+}
+
+#[test]
+fn retries_and_time_outs_are_read_and_overridden() {
+    let source = r#"
+[dag]
+id = "a"
+timeout = "2h"
+
+[defaults]
+retries = 3
+retry_delay = "10s"
+retry_factor = 2
+retry_max_delay = "1m"
+retry_on = ["exit:75", "exit:64-70", "timeout"]
+
+[tasks.one]
+kind = "noop"
+retry_jitter = 0.5
+queue_timeout = "15m"
+
+[tasks.two]
+kind = "noop"
+retry_factor = 1.5
+retry_on = ["error"]
+no_retry_on = ["killed", "panic"]
+"#;
+    let dag = load("a.toml", source.as_bytes(), &registry()).expect("it is valid");
+    assert_eq!(dag.timeout, Some(Duration::from_secs(7200)));
+    let rules = |id| &dag.task(id).expect("it is there").1.retry;
+    let words = |on: &[crate::model::retry::RetryOn]| {
+        on.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let (one, two) = (rules("one"), rules("two"));
+    assert_eq!((one.factor, one.jitter), (2.0, 0.5));
+    assert_eq!(one.max_delay, Some(Duration::from_secs(60)));
+    assert_eq!(words(&one.on), "exit:75 exit:64-70 timeout");
+    assert_eq!((two.factor, two.jitter), (1.5, 0.0));
+    assert_eq!(
+        (words(&two.on), words(&two.not_on)),
+        ("error".to_owned(), "killed panic".to_owned())
+    );
+    assert_eq!(
+        dag.task("one").expect("it is there").1.queue_timeout,
+        Some(Duration::from_secs(900))
+    );
+    let stored = serde_json::to_value(&dag).expect("it is JSON");
+    assert_eq!(
+        serde_json::from_value::<Dag>(stored).expect("it is read again"),
+        dag
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ with overtaken as (
         order by o.run_id for no key update) r
 ), cancelled as (
     update run r set state = 'cancelled', finished_at = clock_timestamp(),
-        cancelled_because = 'the run of ' || to_char(o.logical_date at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
+        reason = 'the run of ' || to_char(o.logical_date at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')
             || 'Z came due before this one could start (overlap = "latest")'
     -- Queued, in words that do not invite the planner to walk through the index of all open runs.
     from overtaken o where r.run_id = o.run_id and r.started_at is null and r.finished_at is null

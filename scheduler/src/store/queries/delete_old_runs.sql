@@ -5,6 +5,8 @@ with instances as (
     delete from output where instance_id = any (array(select instance_id from instances)) returning instance_id
 ), plans as (
     delete from frozen where instance_id = any (array(select instance_id from instances)) returning instance_id
+), past_outputs as (
+    delete from past_output where instance_id = any (array(select instance_id from instances))
 ), resumes as (
     delete from resume where instance_id = any (array(select instance_id from instances))
 ), items as (

@@ -15,6 +15,8 @@ with orphan as (
     delete from frozen where instance_id = any (array(select instance_id from orphan))
 ), items as (
     delete from map_item where instance_id = any (array(select instance_id from orphan))
+), past_outputs as (
+    delete from past_output where instance_id = any (array(select instance_id from orphan))
 ), gone as (
     delete from task_instance where instance_id = any (array(select instance_id from orphan)) returning instance_id
 )

@@ -3,6 +3,7 @@
 -- stands there would wait for a claim that takes it, and then make it claimable a second time.
 with instance as (
     select i.instance_id, i.run_id, t.pool, t.queue, t.priority, t.slots, coalesce(i.gates, '{}') as gates,
+        i.queued_at + t.queue_timeout * interval '1 second' as expires_at,
         i.state = 'queued' and r.state = 'running' as is_claimable
     from run r join task_instance i on i.run_id = r.run_id and i.instance_id = any($2::bigint[])
     join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
@@ -20,8 +21,8 @@ with instance as (
             is distinct from (n.run_id, n.pool, n.queue, n.priority, n.slots, n.gates)
     returning y.instance_id
 ), added as (
-    insert into ready (instance_id, run_id, pool, queue, priority, slots, gates)
-    select n.instance_id, n.run_id, n.pool, n.queue, n.priority, n.slots, n.gates from instance n
+    insert into ready (instance_id, run_id, pool, queue, priority, slots, gates, expires_at)
+    select n.instance_id, n.run_id, n.pool, n.queue, n.priority, n.slots, n.gates, n.expires_at from instance n
     where n.is_claimable and not exists (select from ready y where y.instance_id = n.instance_id)
     on conflict (instance_id) do nothing
     returning instance_id

@@ -6,7 +6,7 @@ with counted as (
     join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
     where i.run_id = $1 and i.map_index >= -1
 )
-update run set unfinished = c.unfinished, failures = c.failures, finished_at = null, cancelled_because = null,
+update run set unfinished = c.unfinished, failures = c.failures, finished_at = null, reason = null,
     started_at = coalesce(started_at, clock_timestamp()),
     state = case when state = 'queued' then state else 'running' end
 from counted c where run_id = $1 and state in ('queued', 'running', 'success', 'failed', 'cancelled')

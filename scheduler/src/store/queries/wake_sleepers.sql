@@ -11,8 +11,9 @@ with due as (
     where instance_id = any (array(select instance_id from gone)) and state = 'sleeping'
     returning instance_id, run_id, ordinal, gates
 ), made_ready as (
-    insert into ready (instance_id, run_id, pool, queue, priority, slots, gates)
-    select w.instance_id, w.run_id, t.pool, t.queue, t.priority, t.slots, coalesce(w.gates, '{}')
+    insert into ready (instance_id, run_id, pool, queue, priority, slots, gates, expires_at)
+    select w.instance_id, w.run_id, t.pool, t.queue, t.priority, t.slots, coalesce(w.gates, '{}'),
+        clock_timestamp() + t.queue_timeout * interval '1 second'
     from woken w cross join lateral (
         select t.* from run r join task t on t.version_id = r.version_id
         where r.run_id = w.run_id and t.ordinal = w.ordinal offset 0) t

@@ -9,7 +9,7 @@ use super::{Ended, Ending};
 use crate::{
     model::{
         SleepReason, Task, TaskState, TryOutcome,
-        retry::{self, Decision, Tries},
+        retry::{self, Decision, Failed, Tries},
     },
     store::text::storable_value,
 };
@@ -100,8 +100,12 @@ pub(super) fn what_next(ended: &Ended, task: &Task) -> Next {
             let number = |value: i32| u32::try_from(value).unwrap_or(0);
             let decision = retry::decide(
                 task,
-                failure.class,
+                Failed {
+                    class: failure.class,
+                    exit_code: failure.exit_code,
+                },
                 Tries {
+                    instance_id: execution.instance_id,
                     begun: number(execution.tries),
                     allowed: number(execution.tries_allowed),
                     lost: number(execution.lost) + u32::from(is_lost),

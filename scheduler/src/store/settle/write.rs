@@ -375,6 +375,7 @@ pub(super) async fn promotions(
     let mut queues = Vec::with_capacity(promoted.len());
     let mut priorities = Vec::with_capacity(promoted.len());
     let mut slots = Vec::with_capacity(promoted.len());
+    let mut queue_timeouts = Vec::with_capacity(promoted.len());
     let mut last: Option<(VersionId, Arc<Dag>)> = None;
     for row in promoted {
         let dag = match &last {
@@ -391,6 +392,7 @@ pub(super) async fn promotions(
         queues.push(task.queue.clone());
         priorities.push(task.priority);
         slots.push(i32::try_from(task.slots).unwrap_or(i32::MAX));
+        queue_timeouts.push(task.queue_timeout.map(|timeout| timeout.as_secs_f64()));
         last = Some((row.version_id, dag));
     }
     let run_gates: Vec<Option<String>> = gates.iter().map(|gates| gates.of_run.clone()).collect();
@@ -406,6 +408,7 @@ pub(super) async fn promotions(
         &slots,
         &run_gates as &[Option<String>],
         &key_gates as &[Option<String>],
+        &queue_timeouts as &[Option<f64>],
     )
     .execute(connection)
     .await?;

@@ -643,6 +643,7 @@ async fn task_instances_that_outlived_their_run_are_cancelled() {
             run_id: run,
             selection: ClearSelection::WholeRun,
             scope: ClearScope::Only,
+            version: crate::store::ClearVersion::Same,
             actor: "ada".to_owned(),
         })
         .await

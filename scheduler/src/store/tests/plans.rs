@@ -59,6 +59,10 @@ const NOT_HOT: &[(&str, &str)] = &[
     ("look_at_parked", "a check looks at everything"),
     ("look_at_runs", "a check looks at everything"),
     ("look_at_sleepers", "a check looks at everything"),
+    (
+        "read_why_queued",
+        "a person asks what is before a task in its queue",
+    ),
     ("retire_missing_dags", "a DAG file has changed"),
 ];
 
@@ -184,12 +188,15 @@ async fn walks(store: &Store) -> Vec<(String, String)> {
     found
 }
 
-/// The generic plan of a statement: the one that a prepared statement of the engine lives with. A table lock has none.
+/// The generic plan of a statement: the one that a prepared statement of the engine lives with. A table lock has none, nor has a
+/// setting of the transaction.
 async fn plan(connection: &mut PgConnection, name: &str, statement: &str) -> Option<Value> {
     let has_plan = statement
         .lines()
         .find(|line| !line.starts_with("--"))
-        .is_some_and(|line| !line.starts_with("lock table"));
+        .is_some_and(|line| {
+            !line.starts_with("lock table") && !line.starts_with("set transaction")
+        });
     if !has_plan {
         return None;
     }
@@ -406,6 +413,7 @@ async fn live(store: &Store) -> usize {
                 run_id: *run,
                 selection: ClearSelection::WholeRun,
                 scope: ClearScope::Only,
+                version: crate::store::ClearVersion::Same,
                 actor: "ada".to_owned(),
             })
             .await

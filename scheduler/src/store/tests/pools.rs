@@ -465,6 +465,7 @@ async fn no_task_waits_for_a_pool_that_was_deleted() {
         run_id: run,
         selection: ClearSelection::WholeRun,
         scope: ClearScope::Only,
+        version: crate::store::ClearVersion::Same,
         actor: "ada".to_owned(),
     };
     store.clear(request).await.unwrap();

@@ -416,6 +416,7 @@ async fn a_run_that_is_run_again_disturbs_no_schedule() {
             run_id,
             selection: ClearSelection::WholeRun,
             scope: ClearScope::Only,
+            version: crate::store::ClearVersion::Same,
             actor: "ada".to_owned(),
         })
         .await

@@ -414,6 +414,7 @@ async fn a_run_that_is_cleared_while_a_pass_is_under_way_is_never_removed() {
         run_id,
         selection: ClearSelection::WholeRun,
         scope: ClearScope::Only,
+        version: crate::store::ClearVersion::Same,
         actor: "ada".to_owned(),
     };
     let (cleared, being_cleared) = (RunId(30), RunId(31));

@@ -411,7 +411,7 @@ async fn only_the_newest_waiting_run_is_kept_where_the_dag_says_latest() {
     );
     let newer = scheduled[2].logical_date.format("%Y-%m-%d %H:%M:%SZ");
     assert_eq!(
-        scheduled[1].cancelled_because,
+        scheduled[1].reason,
         Some(format!(
             "the run of {newer} came due before this one could start (overlap = \"latest\")"
         ))

@@ -9,13 +9,14 @@ use super::{
     super::{ClearRequest, ClearScope, ClearSelection, Ended, Error, Paused, ended, expire, sql},
     recount::{compare, compare_history, instances, recount},
     story::{
-        Chance, Due, NARROW, NARROW_SLOTS, Pick, Plan, QUEUES, Selection, Step, Story, take_part,
+        Chance, Due, Marks, NARROW, NARROW_SLOTS, Pick, Plan, QUEUES, Selection, Step, Story,
+        take_part,
     },
     world::{Lease, World, ends},
 };
 use crate::{
     model::{InstanceId, RunId, RunState, TaskId, TaskState},
-    store::{Claimed, Effects, Settled, Store},
+    store::{Claimed, ClearVersion, Effects, MarkRequest, MarkSelection, Settled, Store},
     testing::{publish, trigger},
 };
 
@@ -57,7 +58,9 @@ pub(super) async fn play(store: &Store, story: &Story<Step>, id: &str) {
     compare_history(store, &player.world).await;
 
     for run in 0..player.world.runs.len() {
-        player.clear(run, Selection::WholeRun, false).await;
+        player
+            .clear(run, Selection::WholeRun, ClearScope::Only)
+            .await;
     }
     player.drain().await;
     compare_history(store, &player.world).await;
@@ -126,10 +129,18 @@ impl Player<'_> {
             Step::Clear {
                 run,
                 selection,
-                with_downstream,
+                scope,
             } => {
                 let run = run.of(self.world.runs.len()).unwrap();
-                self.clear(run, *selection, *with_downstream).await;
+                self.clear(run, *selection, *scope).await;
+            }
+            Step::Mark { run, marks } => {
+                let run = run.of(self.world.runs.len()).unwrap();
+                self.mark(run, *marks).await;
+            }
+            Step::TimeOut => {
+                self.store.time_out(ahead(Due::Later)).await.unwrap();
+                self.world.time_out();
             }
             Step::Pause => self.set_paused(Paused::Paused).await,
             Step::Unpause => self.set_paused(Paused::Active).await,
@@ -384,23 +395,70 @@ impl Player<'_> {
         }
     }
 
-    async fn clear(&mut self, run: usize, selection: Selection, with_downstream: bool) {
-        let (selection, chosen) = choose(&self.world, run, selection);
-        let scope = if with_downstream {
-            ClearScope::WithDownstream
-        } else {
-            ClearScope::Only
+    async fn mark(&mut self, run: usize, marks: Marks) {
+        let tasks = &self.world.dag.tasks;
+        let chosen: Option<BTreeSet<usize>> = marks.tasks.map(|(one, other)| {
+            BTreeSet::from([one, other].map(|pick| pick.of(tasks.len()).unwrap()))
+        });
+        let name = |ordinal: &usize| tasks[*ordinal].id.clone();
+        let selection = match &chosen {
+            Some(chosen) => MarkSelection::Tasks(chosen.iter().map(name).collect()),
+            None => MarkSelection::WholeRun,
         };
-        let answer = self
-            .store
-            .clear(ClearRequest {
-                run_id: self.world.runs[run].run_id,
-                selection,
-                scope,
-                actor: "ada".to_owned(),
-            })
-            .await;
-        match self.world.to_clear(run, &chosen, with_downstream) {
+        let request = MarkRequest {
+            run_id: self.world.runs[run].run_id,
+            selection,
+            marked: marks.marked,
+            actor: "ada".to_owned(),
+        };
+        let answer = self.store.mark(request).await;
+        if self.world.runs[run].state == RunState::Queued {
+            assert!(
+                matches!(answer, Err(Error::RunIsQueued { .. })),
+                "{answer:?}"
+            );
+            return;
+        }
+        let Some((changed, anew)) = self.world.mark(run, chosen.as_ref(), marks.marked) else {
+            assert!(
+                matches!(answer, Err(Error::NothingToMark { .. })),
+                "{answer:?}"
+            );
+            return;
+        };
+        let tasks = &self.world.dag.tasks;
+        let names = |ordinals: BTreeSet<usize>| -> Vec<TaskId> {
+            ordinals
+                .iter()
+                .map(|ordinal| tasks[*ordinal].id.clone())
+                .collect()
+        };
+        let answer = answer.unwrap();
+        assert_eq!(
+            (answer.tasks, answer.decided_anew),
+            (names(changed), names(anew))
+        );
+        assert_eq!(answer.run_state, self.world.runs[run].state);
+    }
+
+    async fn clear(&mut self, run: usize, selection: Selection, scope: ClearScope) {
+        let (selection, chosen) = choose(&self.world, run, selection);
+        let asked = ClearRequest {
+            run_id: self.world.runs[run].run_id,
+            selection,
+            scope,
+            version: ClearVersion::Same,
+            actor: "ada".to_owned(),
+        };
+        let preview = self.store.preview_clear(&asked).await;
+        self.check().await;
+        let answer = self.store.clear(asked).await;
+        assert_eq!(
+            preview.as_ref().ok().map(|cleared| &cleared.tasks),
+            answer.as_ref().ok().map(|cleared| &cleared.tasks),
+            "it is as it was foretold"
+        );
+        match self.world.to_clear(run, &chosen, scope) {
             None => assert!(
                 matches!(answer, Err(Error::TaskIsActive { .. })),
                 "{answer:?}"

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::super::{Claimed, Ending};
 use crate::{
     model::{Concurrency, Dag, TriggerRule},
+    store::{ClearScope, MarkedAs},
     testing::dag,
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Plan {
     tasks: Vec<TaskPlan>,
     max_active_runs: u32,
     max_active_tasks: Option<u32>,
+    /// Its runs may not take for ever.
+    is_limited: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +51,8 @@ struct TaskPlan {
     is_elsewhere: bool,
     /// Never at the same time as another one of any run of which that is true.
     is_alone: bool,
+    /// It may not be queued for ever.
+    is_impatient: bool,
     /// Every try sleeps once before it does anything.
     naps: bool,
     /// Failed tries before the last word, counted from the last clear.
@@ -91,6 +96,14 @@ pub(super) enum Selection {
     WholeRun,
     Failed,
     Tasks(Pick, Pick),
+}
+
+/// What a mark is about, and how that ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    /// These, or the run itself.
+    pub(super) tasks: Option<(Pick, Pick)>,
+    pub(super) marked: MarkedAs,
 }
 
 /// How far ahead of the database the clock of a wake-up is.
@@ -138,8 +151,14 @@ pub(super) enum Step {
     Clear {
         run: Pick,
         selection: Selection,
-        with_downstream: bool,
+        scope: ClearScope,
     },
+    Mark {
+        run: Pick,
+        marks: Marks,
+    },
+    /// The database's clock passes every limit of what is queued or runs.
+    TimeOut,
     Pause,
     Unpause,
     /// What may be claimed and what wakes is rebuilt, in good order or after it was lost.
@@ -161,6 +180,7 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
         prop::bool::weighted(0.35),
         prop::bool::weighted(0.25),
         prop::bool::weighted(0.15),
+        prop::bool::weighted(0.2),
     );
     let ends = (
         prop::bool::weighted(0.2),
@@ -173,7 +193,7 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
     );
     let task = (shape, place, ends).prop_map(|(shape, place, ends)| {
         let (upstream, rule, allow_failure, retries) = shape;
-        let (slots, priority, is_narrow, is_elsewhere, is_alone) = place;
+        let (slots, priority, is_narrow, is_elsewhere, is_alone, is_impatient) = place;
         let (naps, failures, last_word) = ends;
         TaskPlan {
             upstream,
@@ -185,17 +205,23 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
             is_narrow,
             is_elsewhere,
             is_alone,
+            is_impatient,
             naps,
             failures,
             last_word,
         }
     });
-    let limits = (1..=2_u32, prop::option::weighted(0.3, 1..=3_u32));
+    let limits = (
+        1..=2_u32,
+        prop::option::weighted(0.3, 1..=3_u32),
+        prop::bool::weighted(0.3),
+    );
     (prop::collection::vec(task, 1..=12), limits).prop_map(
-        |(tasks, (max_active_runs, max_active_tasks))| Plan {
+        |(tasks, (max_active_runs, max_active_tasks, is_limited))| Plan {
             tasks,
             max_active_runs,
             max_active_tasks,
+            is_limited,
         },
     )
 }
@@ -220,9 +246,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => prop::sample::select(vec![Due::Now, Due::Soon, Due::Later]).prop_map(Step::Wake),
         1 => Just(Step::Trigger),
         1 => pick().prop_map(Step::Cancel),
-        3 => (pick(), selection(), any::<bool>()).prop_map(|(run, selection, with_downstream)| Step::Clear {
-            run, selection, with_downstream
+        3 => (pick(), selection(), scope()).prop_map(|(run, selection, scope)| Step::Clear {
+            run, selection, scope
         }),
+        2 => (pick(), marks()).prop_map(|(run, marks)| Step::Mark { run, marks }),
+        1 => Just(Step::TimeOut),
         1 => Just(Step::Pause),
         1 => Just(Step::Unpause),
         1 => any::<bool>().prop_map(|lost| Step::Rebuild { lost }),
@@ -239,6 +267,23 @@ pub(super) fn selection() -> impl Strategy<Value = Selection> {
         2 => Just(Selection::Failed),
         4 => (pick(), pick()).prop_map(|(one, other)| Selection::Tasks(one, other)),
     ]
+}
+
+pub(super) fn scope() -> impl Strategy<Value = ClearScope> {
+    use ClearScope::{Only, WithBoth, WithDownstream, WithUpstream};
+    prop::sample::select(vec![
+        Only,
+        WithDownstream,
+        WithDownstream,
+        WithUpstream,
+        WithBoth,
+    ])
+}
+
+pub(super) fn marks() -> impl Strategy<Value = Marks> {
+    let tasks = prop::option::weighted(0.7, (pick(), pick()));
+    let marked = prop::sample::select(vec![MarkedAs::Success, MarkedAs::Failed]);
+    (tasks, marked).prop_map(|(tasks, marked)| Marks { tasks, marked })
 }
 
 fn chance() -> impl Strategy<Value = Chance> {
@@ -277,12 +322,14 @@ impl Plan {
         let mut made = dag(id, &tasks);
         made.max_active_runs = self.max_active_runs;
         made.max_active_tasks = self.max_active_tasks;
+        made.timeout = self.is_limited.then_some(NAP);
         for (task, plan) in made.tasks.iter_mut().zip(&self.tasks) {
             task.trigger_rule = plan.rule;
             task.allow_failure = plan.allow_failure;
             task.retries = plan.retries;
             task.slots = plan.slots;
             task.priority = plan.priority;
+            task.queue_timeout = plan.is_impatient.then_some(NAP);
             if plan.is_narrow {
                 task.pool = NARROW.to_owned();
             }

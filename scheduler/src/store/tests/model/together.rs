@@ -18,12 +18,14 @@ use super::{
         ClearRequest, ClearScope, ClearSelection, Ended, Ending, Error, Paused, ended, expire,
     },
     recount::{history, recount},
-    story::{Pick, Plan, QUEUES, Selection, Story, pick, plan, selection, take_part},
+    story::{
+        Marks, Pick, Plan, QUEUES, Selection, Story, marks, pick, plan, scope, selection, take_part,
+    },
     world::ends,
 };
 use crate::{
     model::{Dag, InstanceId, Params, RunId, RunKind, TaskState, WorkerId},
-    store::{Claimed, NewRun, Settled, Store},
+    store::{Claimed, ClearVersion, MarkRequest, MarkSelection, NewRun, Settled, Store},
     testing::{publish, run_state, states},
 };
 
@@ -68,8 +70,13 @@ enum Act {
     Clear {
         run: Pick,
         selection: Selection,
-        with_downstream: bool,
+        scope: ClearScope,
     },
+    Mark {
+        run: Pick,
+        marks: Marks,
+    },
+    TimeOut,
     SetPaused(bool),
     Rebuild,
 }
@@ -108,9 +115,11 @@ fn act() -> impl Strategy<Value = Act> {
         3 => Just(Act::Wake),
         2 => Just(Act::Trigger),
         2 => pick().prop_map(Act::Cancel),
-        4 => (pick(), selection(), any::<bool>()).prop_map(|(run, selection, with_downstream)| Act::Clear {
-            run, selection, with_downstream
+        4 => (pick(), selection(), scope()).prop_map(|(run, selection, scope)| Act::Clear {
+            run, selection, scope
         }),
+        3 => (pick(), marks()).prop_map(|(run, marks)| Act::Mark { run, marks }),
+        1 => Just(Act::TimeOut),
         1 => any::<bool>().prop_map(Act::SetPaused),
         1 => Just(Act::Rebuild),
     ]
@@ -131,7 +140,10 @@ struct Crowd<'a> {
     given_back: BTreeSet<(InstanceId, i32)>,
     /// Late results are only expected of these.
     expired: BTreeSet<WorkerId>,
+    /// What people have decided otherwise.
     cancelled: BTreeSet<RunId>,
+    /// So may any run have been.
+    has_timed_out: bool,
     repeats: &'a AtomicUsize,
 }
 
@@ -152,6 +164,7 @@ pub(super) async fn play(store: &Store, story: &Story<Moment>, id: &str) {
         given_back: BTreeSet::new(),
         expired: BTreeSet::new(),
         cancelled: BTreeSet::new(),
+        has_timed_out: false,
         repeats: &repeats,
     };
     for queues in QUEUES {
@@ -165,6 +178,9 @@ pub(super) async fn play(store: &Store, story: &Story<Moment>, id: &str) {
     }
     crowd.live(&Moment::of(Act::SetPaused(false))).await;
     crowd.drain().await;
+    if crowd.has_timed_out {
+        crowd.cancelled.extend(crowd.runs.iter().copied());
+    }
     for run_id in crowd.cancelled.clone() {
         let again = request(run_id, ClearSelection::WholeRun, ClearScope::Only);
         store.clear(again).await.unwrap();
@@ -299,15 +315,10 @@ impl<'a> Crowd<'a> {
             Act::Clear {
                 run,
                 selection,
-                with_downstream,
+                scope,
             } => {
                 let run_id = self.runs[run.of(self.runs.len())?];
-                let scope = if *with_downstream {
-                    ClearScope::WithDownstream
-                } else {
-                    ClearScope::Only
-                };
-                let request = request(run_id, self.choose(*selection), scope);
+                let request = request(run_id, self.choose(*selection), *scope);
                 async move {
                     let clear = async || store.clear(request.clone()).await;
                     let answer = again(repeats, clear).await;
@@ -316,6 +327,45 @@ impl<'a> Crowd<'a> {
                         Ok(_) | Err(Error::TaskIsActive { .. } | Error::NothingToClear { .. })
                     );
                     assert!(is_known, "{answer:?}");
+                    Answer::Nothing
+                }
+                .boxed_local()
+            }
+            Act::Mark { run, marks } => {
+                let run_id = self.runs[run.of(self.runs.len())?];
+                self.cancelled.insert(run_id);
+                let selection = match marks.tasks {
+                    Some((one, other)) => {
+                        let tasks = &self.dag.tasks;
+                        let names = [one, other]
+                            .map(|pick| tasks[pick.of(tasks.len()).unwrap()].id.clone());
+                        MarkSelection::Tasks(names.into())
+                    }
+                    None => MarkSelection::WholeRun,
+                };
+                let request = MarkRequest {
+                    run_id,
+                    selection,
+                    marked: marks.marked,
+                    actor: "ada".to_owned(),
+                };
+                async move {
+                    let mark = async || store.mark(request.clone()).await;
+                    let answer = again(repeats, mark).await;
+                    let is_known = matches!(
+                        answer,
+                        Ok(_) | Err(Error::NothingToMark { .. } | Error::RunIsQueued { .. })
+                    );
+                    assert!(is_known, "{answer:?}");
+                    Answer::Nothing
+                }
+                .boxed_local()
+            }
+            Act::TimeOut => {
+                self.has_timed_out = true;
+                async move {
+                    let time_out = async || store.time_out(TimeDelta::days(1)).await;
+                    again(repeats, time_out).await.unwrap();
                     Answer::Nothing
                 }
                 .boxed_local()
@@ -353,6 +403,7 @@ impl<'a> Crowd<'a> {
                     assert!(
                         !is_refused
                             || self.expired.contains(&execution.worker_id)
+                            || self.has_timed_out
                             || self.cancelled.contains(&execution.run_id),
                         "nobody took it away: {execution:?}"
                     );
@@ -463,6 +514,7 @@ fn request(run_id: RunId, selection: ClearSelection, scope: ClearScope) -> Clear
         run_id,
         selection,
         scope,
+        version: ClearVersion::Same,
         actor: "ada".to_owned(),
     }
 }

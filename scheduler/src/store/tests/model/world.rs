@@ -11,10 +11,11 @@ use super::{
 };
 use crate::model::{
     Dag, InstanceId, RunId, RunState, SleepReason, TaskState, TryOutcome, WorkerId,
-    retry::{self, Decision, Tries},
+    retry::{self, Decision, Failed, Tries},
     state::By,
     trigger_rule::{Upstream, Verdict, decide},
 };
+use crate::store::{ClearScope, MarkedAs};
 
 /// The runs of one DAG, and the leases under which they are worked at.
 pub(super) struct World {
@@ -331,11 +332,16 @@ impl World {
                 instance.lost += i32::from(failure.class == FailureClass::Lost);
                 let number = |number: i32| u32::try_from(number).unwrap();
                 let tries = Tries {
+                    instance_id: instance.instance_id,
                     begun: number(instance.tries),
                     allowed: number(instance.tries_allowed),
                     lost: number(instance.lost),
                 };
-                match retry::decide(&task, failure.class, tries) {
+                let failed = Failed {
+                    class: failure.class,
+                    exit_code: failure.exit_code,
+                };
+                match retry::decide(&task, failed, tries) {
                     Decision::Fail { .. } => {
                         instance.become_by(TaskState::Failed, By::Settle);
                         instance.resumes = false;
@@ -421,7 +427,7 @@ impl World {
         &self,
         run: usize,
         chosen: &BTreeSet<usize>,
-        with_downstream: bool,
+        scope: ClearScope,
     ) -> Option<BTreeSet<usize>> {
         let state = |ordinal: usize| self.at((run, ordinal)).state;
         let is_active = |ordinal: &usize| {
@@ -434,15 +440,11 @@ impl World {
             return None;
         }
         let mut reached = chosen.clone();
-        if with_downstream {
-            let mut next: Vec<usize> = chosen.iter().copied().collect();
-            while let Some(ordinal) = next.pop() {
-                for below in &self.dag.tasks[ordinal].downstream {
-                    if reached.insert(*below) {
-                        next.push(*below);
-                    }
-                }
-            }
+        if matches!(scope, ClearScope::WithDownstream | ClearScope::WithBoth) {
+            reached.extend(self.beyond(chosen, |ordinal| &self.dag.tasks[ordinal].downstream));
+        }
+        if matches!(scope, ClearScope::WithUpstream | ClearScope::WithBoth) {
+            reached.extend(self.beyond(chosen, |ordinal| &self.dag.tasks[ordinal].upstream));
         }
         reached.retain(|ordinal| state(*ordinal).is_final());
         Some(reached)
@@ -462,6 +464,113 @@ impl World {
             self.runs[run].become_by(RunState::Running, By::Clear);
         }
         self.follow();
+    }
+
+    /// What can be reached from these by steps in one direction, without them.
+    fn beyond<'a>(
+        &'a self,
+        from: &BTreeSet<usize>,
+        neighbours: impl Fn(usize) -> &'a Vec<usize>,
+    ) -> BTreeSet<usize> {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<usize> = from.iter().copied().collect();
+        while let Some(ordinal) = next.pop() {
+            for other in neighbours(ordinal) {
+                if reached.insert(*other) {
+                    next.push(*other);
+                }
+            }
+        }
+        reached
+    }
+
+    /// A person says how tasks, or a run, ended; returns what changed and what is decided anew, or `None` where there is
+    /// nothing to say.
+    pub(super) fn mark(
+        &mut self,
+        run: usize,
+        chosen: Option<&BTreeSet<usize>>,
+        marked: MarkedAs,
+    ) -> Option<(BTreeSet<usize>, BTreeSet<usize>)> {
+        let state = self.runs[run].state;
+        assert_ne!(state, RunState::Queued);
+        if chosen.is_none() && marked == MarkedAs::Failed {
+            if state == RunState::Failed {
+                return None;
+            }
+            let mut changed = BTreeSet::new();
+            for (ordinal, instance) in self.runs[run].tasks.iter_mut().enumerate() {
+                let next = match instance.state {
+                    TaskState::Running | TaskState::Sleeping => TaskState::Failed,
+                    TaskState::Waiting | TaskState::Queued => TaskState::Skipped,
+                    TaskState::Success
+                    | TaskState::Failed
+                    | TaskState::Skipped
+                    | TaskState::UpstreamFailed
+                    | TaskState::Cancelled => continue,
+                };
+                instance.stop(next, By::Mark);
+                changed.insert(ordinal);
+            }
+            self.runs[run].become_by(RunState::Failed, By::Mark);
+            self.follow();
+            return Some((changed, BTreeSet::new()));
+        }
+        let everything = (0..self.dag.tasks.len()).collect();
+        let chosen = chosen.unwrap_or(&everything);
+        let changed: BTreeSet<usize> = chosen
+            .iter()
+            .copied()
+            .filter(|ordinal| self.at((run, *ordinal)).state != marked.state())
+            .collect();
+        if changed.is_empty() {
+            return None;
+        }
+        for ordinal in &changed {
+            self.at_mut((run, *ordinal)).stop(marked.state(), By::Mark);
+        }
+        let mut anew = self.beyond(&changed, |ordinal| &self.dag.tasks[ordinal].downstream);
+        anew.retain(|ordinal| {
+            let state = self.at((run, *ordinal)).state;
+            !chosen.contains(ordinal)
+                && matches!(state, TaskState::Failed | TaskState::UpstreamFailed)
+        });
+        if state.is_final() {
+            self.runs[run].become_by(RunState::Running, By::Mark);
+        }
+        self.clear(run, &anew);
+        Some((changed, anew))
+    }
+
+    /// The clock passes every limit there is.
+    pub(super) fn time_out(&mut self) {
+        if self.dag.timeout.is_some() {
+            let due: Vec<usize> = (0..self.runs.len())
+                .filter(|run| self.runs[*run].state == RunState::Running)
+                .collect();
+            for run in due {
+                for instance in &mut self.runs[run].tasks {
+                    if !instance.state.is_final() {
+                        instance.stop(TaskState::Skipped, By::TimeOut);
+                    }
+                }
+                self.runs[run].become_by(RunState::Failed, By::TimeOut);
+                self.follow();
+            }
+        }
+        let expired: Vec<Place> = self
+            .places()
+            .filter(|place| self.is_queued(*place))
+            .filter(|place| self.dag.tasks[place.1].queue_timeout.is_some())
+            .collect();
+        for run in 0..self.runs.len() {
+            for place in expired.iter().filter(|place| place.0 == run) {
+                self.at_mut(*place)
+                    .become_by(TaskState::Failed, By::TimeOut);
+                self.at_mut(*place).resumes = false;
+            }
+            self.follow();
+        }
     }
 
     pub(super) fn set_paused(&mut self, is_paused: bool) {
@@ -506,6 +615,15 @@ impl World {
 }
 
 impl Instance {
+    /// Somebody decides how it ends, whatever it does.
+    fn stop(&mut self, next: TaskState, by: By) {
+        if self.state == TaskState::Running {
+            self.record(Some(TryOutcome::Cancelled));
+        }
+        self.become_by(next, by);
+        self.resumes = false;
+    }
+
     fn record(&mut self, outcome: Option<TryOutcome>) {
         self.history.push(Recorded {
             instance_id: self.instance_id,
