@@ -10,7 +10,7 @@ where d.last_logical_date is not null;
 -- The last tick about which the schedule has decided; it looks at no earlier one again.
 alter table dag rename column last_logical_date to last_tick;
 
--- Why the engine cancelled a run, for people.
+-- Why a run is in its state, where its tasks do not say so: it was overtaken, marked, or took too long.
 alter table run add column reason text;
 
 -- Ticks that made no run because of `overlap = "skip"`: one row for each stretch without a run between.

@@ -15,7 +15,7 @@ create table run_limit (
 );
 create index run_limit_due_at_idx on run_limit (due_at);
 
--- Why it is in its state, where no try says so: a person marked it, or it took too long.
+-- Why a task is in its state, where no try says so: a person marked it, or it took too long.
 alter table task_instance add column reason text;
 
 -- What earlier successes answered. The last one stands in `output`; a clear moves it here.

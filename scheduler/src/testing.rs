@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 use crate::{
     engine::Changes,
     model::{
-        Alerts, Catchup, Dag, DagId, Overlap, Params, RunId, RunKind, RunState, Task, TaskId, TaskState,
-        TriggerRule,
+        Alerts, Catchup, Dag, DagId, Overlap, Params, RunId, RunKind, RunState, Task, TaskId,
+        TaskState, TriggerRule,
     },
     store::{NewRun, Store},
 };

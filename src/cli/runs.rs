@@ -304,9 +304,6 @@ pub(crate) fn description(run: &RunRow, instances: &[InstanceRow]) -> String {
         ),
     );
     line("state", &output::word(&run.state));
-    if let Some(because) = &run.reason {
-        line("why", because);
-    }
     line("logical date", &output::time(run.logical_date));
     line(
         "data interval",

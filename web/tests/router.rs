@@ -12,8 +12,8 @@ use chrono::TimeDelta;
 use pinwheel_scheduler::{
     engine::Changes,
     model::{
-        Alerts, Catchup, Dag, DagId, DatasetName, Deadline, Event, MessageId, Notify, Origin, Overlap,
-        Param, ParamType, RunState, Schedule, Task, TaskId, TriggerRule,
+        Alerts, Catchup, Dag, DagId, DatasetName, Deadline, Event, MessageId, Notify, Origin,
+        Overlap, Param, ParamType, RunState, Schedule, Task, TaskId, TriggerRule,
     },
     secrets::{Connection, Environment, Keyring, Sources, new_key},
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},

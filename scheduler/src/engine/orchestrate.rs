@@ -128,7 +128,7 @@ impl Orchestrator for Runs {
 }
 
 fn dag_id(text: &str) -> Result<DagId, OrchestratorError> {
-    DagId::new(text).map_err(|_| OrchestratorError::Refused {
+    DagId::new(text).ok_or_else(|| OrchestratorError::Refused {
         message: format!("`{}` is no id of a DAG", text.escape_debug()),
         hint: None,
     })

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 
 use chrono::{DateTime, Utc};
 use pinwheel_tasks::{
-    Alone, Connection, Connections, Context, Failure, FailureClass, Instance, Log, LogStream, Masks,
-    Outcome, Registry,
+    Alone, Connection, Connections, Context, Failure, FailureClass, Instance, Log, LogStream,
+    Masks, Outcome, Registry,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -316,6 +316,7 @@ impl Runner {
             data_interval_start: self.request.data_interval_start,
             data_interval_end: self.request.data_interval_end,
             item: self.item.clone(),
+            triggering_datasets: Default::default(),
         }
     }
 

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::{Items, Report};
 use crate::{
     model::{
-        Dag, RunState, TaskState,
+        Dag, InstanceId, RunState, TaskState,
         flow::{self, Sight, Sights},
-        retry::{self, Decision, Tries},
+        retry::{self, Decision, Failed, Tries},
         template,
         trigger_rule::{Upstream, Verdict},
     },
@@ -213,12 +213,17 @@ impl<'a> Plan<'a> {
             Ending::Skipped { reason } => (TaskState::Skipped, Some(reason)),
             Ending::Failed(failure) => {
                 let task = &self.dag.tasks[place.ordinal];
+                let failed = Failed {
+                    class: failure.class,
+                    exit_code: failure.exit_code,
+                };
                 let tries = Tries {
+                    instance_id: InstanceId(0),
                     begun: u32::try_from(try_number).unwrap_or(u32::MAX),
                     allowed: task.retries.saturating_add(1),
                     lost: 0,
                 };
-                match retry::decide(task, failure.class, tries) {
+                match retry::decide(task, failed, tries) {
                     Decision::Retry { .. } | Decision::Again => {
                         self.become_state(place.instance, TaskState::Queued);
                         self.ready.push_back(place.instance);

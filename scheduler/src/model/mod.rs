@@ -18,11 +18,12 @@ pub mod trigger_rule;
 pub use alerts::{Alerts, Deadline, Event, Notify, Origin, Route};
 pub use datasets::{DatasetExpression, DatasetName};
 pub use definition::{
-    Catchup, Concurrency, Dag, Flow, Foreach, Group, Overlap, Param, ParamType, Params, ParamsError, Task,
+    Catchup, Concurrency, Dag, Flow, Foreach, Group, Overlap, Param, ParamType, Params,
+    ParamsError, Task,
 };
 pub use ids::{
-    BackfillId, ConnectionId, DagId, InstanceId, MessageId, PoolName, RunId, TaskId, VariableName, VersionId, WorkerId,
-    is_name,
+    BackfillId, ConnectionId, DagId, InstanceId, MessageId, PoolName, RunId, TaskId, VariableName,
+    VersionId, WorkerId, is_name,
 };
 pub use schedule::Schedule;
 pub use state::{RunKind, RunState, SleepReason, TaskState, TryOutcome};

@@ -19,7 +19,9 @@ use super::{
     runs,
     settle::{Ended, Step},
 };
-use crate::model::{Dag, DagId, DatasetName, InstanceId, RunId, RunKind, TaskId, VersionId};
+use crate::model::{
+    BackfillId, Dag, DagId, DatasetName, InstanceId, RunId, RunKind, TaskId, VersionId,
+};
 
 /// An update of a dataset that is to be written.
 struct Update {

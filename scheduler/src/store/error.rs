@@ -1,7 +1,8 @@
 //! What can go wrong between the orchestrator and its store.
 
 use crate::model::{
-    BackfillId, DagId, DatasetName, MessageId, ParamsError, PoolName, RunId, RunState, TaskState, VersionId, WorkerId,
+    BackfillId, DagId, DatasetName, MessageId, ParamsError, PoolName, RunId, RunState, TaskState,
+    VersionId, WorkerId,
     backfill::{BackfillState, MOST_DATES, RangeError},
 };
 

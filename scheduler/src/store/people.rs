@@ -153,6 +153,7 @@ impl Store {
             dag,
             version_id,
             cleared,
+            kept,
             travel,
         } = &plan;
         sqlx::query_file!("src/store/queries/allow_clearing.sql")
@@ -175,14 +176,15 @@ impl Store {
         )
         .execute(&mut *transaction)
         .await?;
-        // What is above a mapped task runs again, and may give another list.
+        // What is above a mapped task runs again, and may give another list; or it is no mapped task any more.
         let collapsed: Vec<i32> = ordinals
             .iter()
             .copied()
+            .filter(|ordinal| !kept.contains(ordinal))
             .filter(|ordinal| {
                 let task = &dag.tasks[index(*ordinal)];
                 let is_cleared = |above: &usize| ordinals.iter().any(|one| index(*one) == *above);
-                task.flow.foreach.is_some() && task.upstream.iter().any(is_cleared)
+                task.flow.foreach.is_none() || task.upstream.iter().any(is_cleared)
             })
             .collect();
         if !collapsed.is_empty() {
@@ -262,20 +264,18 @@ impl Store {
         if let Some(travel) = &travel {
             travel.place_all(&mut instances);
         }
-        let states: Vec<TaskState> = {
-            let mut states = vec![TaskState::Waiting; dag.tasks.len()];
-            for instance in &instances {
-                if let Some(state) = states.get_mut(index(instance.ordinal)) {
-                    *state = instance.state;
-                }
+        let chosen = choose(&dag, &instances, &request.selection, request.scope)?;
+        let mut kept: BTreeSet<i32> = BTreeSet::new();
+        for instance in &instances {
+            if !chosen.contains(&(index(instance.ordinal), instance.map_index)) {
+                kept.insert(instance.ordinal);
             }
-            states
-        };
-        let chosen = choose(&dag, &states, &request.selection, request.scope)?;
+        }
         let cleared: Vec<_> = instances
             .into_iter()
             .filter(|instance| {
-                instance.state.is_final() && chosen.contains(&index(instance.ordinal))
+                instance.state.is_final()
+                    && chosen.contains(&(index(instance.ordinal), instance.map_index))
             })
             .collect();
         let gets_tasks = travel
@@ -289,6 +289,7 @@ impl Store {
             dag,
             version_id,
             cleared,
+            kept,
             travel,
         })
     }
@@ -351,6 +352,8 @@ struct ClearPlan {
     version_id: VersionId,
     /// What is taken back, with the places it has in `dag`.
     cleared: Vec<Found>,
+    /// Places of which something is left alone.
+    kept: BTreeSet<i32>,
     travel: Option<Travel>,
 }
 
@@ -386,48 +389,54 @@ pub(super) fn index(ordinal: i32) -> usize {
     usize::try_from(ordinal).expect("ordinals are indices into the version's tasks")
 }
 
-/// The ordinals that a clear is about.
+/// What a clear is about: task instances, by ordinal and place in the list of a mapped task.
 fn choose(
     dag: &Dag,
-    states: &[TaskState],
+    instances: &[Found],
     selection: &ClearSelection,
     scope: ClearScope,
-) -> Result<BTreeSet<usize>, Error> {
-    let mut chosen = BTreeSet::new();
-    match selection {
-        ClearSelection::WholeRun => chosen.extend(0..dag.tasks.len()),
-        ClearSelection::Failed => {
-            chosen.extend(
-                states
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(ordinal, state)| match state {
-                        TaskState::Failed | TaskState::UpstreamFailed | TaskState::Cancelled => {
-                            Some(ordinal)
-                        }
-                        TaskState::Waiting
-                        | TaskState::Queued
-                        | TaskState::Running
-                        | TaskState::Sleeping
-                        | TaskState::Success
-                        | TaskState::Skipped => None,
-                    }),
-            );
-        }
+) -> Result<BTreeSet<(usize, i32)>, Error> {
+    let place = |instance: &Found| (index(instance.ordinal), instance.map_index);
+    let of = |wanted: &dyn Fn(&Found) -> bool| -> BTreeSet<(usize, i32)> {
+        instances
+            .iter()
+            .filter(|instance| wanted(instance))
+            .map(place)
+            .collect()
+    };
+    let chosen = match selection {
+        ClearSelection::WholeRun => of(&|_| true),
+        ClearSelection::Failed => of(&|instance| match instance.state {
+            TaskState::Failed | TaskState::UpstreamFailed | TaskState::Cancelled => true,
+            TaskState::Waiting
+            | TaskState::Queued
+            | TaskState::Running
+            | TaskState::Sleeping
+            | TaskState::Success
+            | TaskState::Skipped => false,
+        }),
         ClearSelection::Tasks(tasks) => {
+            let mut ordinals = BTreeSet::new();
             for task_id in tasks {
-                let (ordinal, _) = dag
-                    .task(task_id.as_str())
-                    .ok_or_else(|| unknown_task(dag, task_id.as_str()))?;
-                chosen.insert(ordinal);
+                ordinals.extend(named(dag, task_id.as_str())?);
             }
+            of(&|instance| ordinals.contains(&index(instance.ordinal)))
         }
-    }
-    for ordinal in &chosen {
-        match states[*ordinal] {
+        ClearSelection::Item { task, map_index } => {
+            let ordinals = named(dag, task.as_str())?;
+            of(&|instance| {
+                ordinals.contains(&index(instance.ordinal)) && instance.map_index == *map_index
+            })
+        }
+    };
+    for instance in instances
+        .iter()
+        .filter(|instance| chosen.contains(&place(instance)))
+    {
+        match instance.state {
             state @ (TaskState::Queued | TaskState::Running | TaskState::Sleeping) => {
                 return Err(Error::TaskIsActive {
-                    task_id: dag.tasks[*ordinal].id.to_string(),
+                    task_id: dag.tasks[index(instance.ordinal)].id.to_string(),
                     state,
                 });
             }
@@ -439,13 +448,41 @@ fn choose(
             | TaskState::Cancelled => {}
         }
     }
-    Ok(match scope {
-        ClearScope::Only => chosen,
-        ClearScope::WithUpstream => above(dag, chosen),
-        ClearScope::WithDownstream => below(dag, chosen),
+    let begins: BTreeSet<usize> = chosen.iter().map(|(ordinal, _)| *ordinal).collect();
+    let reached = match scope {
+        ClearScope::Only => begins.clone(),
+        ClearScope::WithUpstream => above(dag, begins.clone()),
+        ClearScope::WithDownstream => below(dag, begins.clone()),
         // Not what is beside: what is downstream of something upstream alone.
-        ClearScope::WithBoth => &above(dag, chosen.clone()) | &below(dag, chosen),
-    })
+        ClearScope::WithBoth => &above(dag, begins.clone()) | &below(dag, begins.clone()),
+    };
+    // What is prepared for a task was taken away after it.
+    let reached = dag.with_setups_and_teardowns(reached);
+    Ok(instances
+        .iter()
+        .map(place)
+        .filter(|place| {
+            chosen.contains(place) || reached.contains(&place.0) && !begins.contains(&place.0)
+        })
+        .collect())
+}
+
+/// The tasks that a name stands for: one, or those of a group.
+fn named(dag: &Dag, name: &str) -> Result<BTreeSet<usize>, Error> {
+    if let Some((ordinal, _)) = dag.task(name) {
+        return Ok(BTreeSet::from([ordinal]));
+    }
+    let group: BTreeSet<usize> = dag
+        .tasks
+        .iter()
+        .enumerate()
+        .filter(|(_, task)| task.is_in(name))
+        .map(|(ordinal, _)| ordinal)
+        .collect();
+    if group.is_empty() {
+        return Err(unknown_task(dag, name));
+    }
+    Ok(group)
 }
 
 /// Ordinals are a topological order, so one pass reaches everything below.

@@ -115,7 +115,7 @@ pub struct Removed {
 
 impl Removed {
     /// Each part with its name.
-    pub fn parts(&self) -> [(&'static str, u64); 12] {
+    pub fn parts(&self) -> [(&'static str, u64); 13] {
         [
             ("runs", self.runs),
             ("task_instances", self.task_instances),

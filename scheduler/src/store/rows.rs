@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::{
-    Dag, DagId, DatasetName, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason, TaskId,
-    TaskState, TryOutcome, VersionId, WorkerId,
+    Dag, DagId, DatasetName, InstanceId, Params, PoolName, RunId, RunKind, RunState, SleepReason,
+    TaskId, TaskState, TryOutcome, VersionId, WorkerId,
     schedule::{Occurrence, Past, Planned},
 };
 
@@ -522,8 +522,15 @@ pub enum ClearSelection {
     WholeRun,
     /// Those that failed, were cancelled or could not run because of a failure above.
     Failed,
-    /// These.
+    /// These; the name of a group stands for its tasks.
     Tasks(Vec<TaskId>),
+    /// One item of a mapped task.
+    Item {
+        /// The task.
+        task: TaskId,
+        /// The place of the item in the list.
+        map_index: i32,
+    },
 }
 
 /// What goes along with the tasks a clear begins with.

@@ -32,13 +32,9 @@ pub(super) async fn limit_runs(
         .iter()
         .map(|(_, timeout)| timeout.as_secs_f64())
         .collect();
-    sqlx::query_file!(
-        "src/store/queries/insert_run_limits.sql",
-        &runs,
-        &seconds
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query_file!("src/store/queries/insert_run_limits.sql", &runs, &seconds)
+        .execute(connection)
+        .await?;
     step.is_due();
     Ok(())
 }
@@ -77,13 +73,9 @@ impl Store {
             transaction.rollback().await?;
             return Ok(Effects::default());
         };
-        let taken = sqlx::query_file!(
-            "src/store/queries/take_run_limit.sql",
-            run_id.0,
-            shift as _
-        )
-        .execute(&mut *transaction)
-        .await?;
+        let taken = sqlx::query_file!("src/store/queries/take_run_limit.sql", run_id.0, shift as _)
+            .execute(&mut *transaction)
+            .await?;
         let effects = Effects {
             work: taken.rows_affected() > 0,
             ..Effects::default()

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use super::{Error, Store, claim::task_at, people::unknown_task};
 use crate::model::{
     Dag, DagId, InstanceId, RunId, RunState, SleepReason, TaskId, TaskState, TriggerRule,
-    TryOutcome,
+    TryOutcome, VersionId,
     retry::{self, Decision, Failed, Tries},
     trigger_rule::{self, Upstream, Verdict},
 };

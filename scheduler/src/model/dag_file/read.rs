@@ -11,8 +11,7 @@ use toml::{
 };
 
 use super::{
-    alerts,
-    datasets,
+    alerts, datasets,
     declared::{Runs, params},
     diagnostic::{Report, quoted, quoted_list},
     flow::{self, DraftFlow, DraftGroup, FLOW_KEYS},
