@@ -98,7 +98,7 @@ pub(crate) async fn show(
     });
     let skipped = state.store.skipped_ticks(&row.dag_id, SKIPPED).await?;
     Ok(Json(DagDetail {
-        timing: Timing::from(definition.as_ref()),
+        timing: Timing::from(&*definition),
         next_runs: row
             .upcoming(&definition, Utc::now(), NEXT_RUNS)
             .into_iter()
