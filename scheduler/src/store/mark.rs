@@ -218,7 +218,7 @@ async fn end_chosen(
     reason: &str,
     step: &mut Step,
 ) -> Result<(BTreeSet<usize>, i64), Error> {
-    let next = |ordinal, now| {
+    let next = |ordinal: usize, now: TaskState| {
         if chosen.contains(&ordinal) {
             state
         } else {
