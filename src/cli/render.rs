@@ -206,5 +206,6 @@ fn values(
         data_interval_start: interval.start,
         data_interval_end: interval.end,
         item: None,
+        triggering_datasets: Default::default(),
     }
 }

@@ -15,7 +15,7 @@ use sqlx::PgConnection;
 
 use super::{
     Effects, Error, Store,
-    people::audit,
+    people::{Found, LockedRun, audit},
     runs::{Row, create_runs, default_params},
     settle::{Started, Step},
 };
@@ -759,7 +759,7 @@ impl Store {
                         break;
                     };
                     let params = completed(&definition, &given, run.params.as_ref());
-                    self.clear_to(connection, run, going.version_id, &params)
+                    self.clear_to(connection, run, (&going.dag_id, going.version_id), &params)
                         .await?;
                     decided.note(date.position, DateState::Cleared, run_id);
                 }
@@ -781,29 +781,28 @@ impl Store {
         &self,
         connection: &mut PgConnection,
         run: &ToClear,
-        version_id: VersionId,
+        (dag_id, version_id): (&DagId, VersionId),
         params: &Value,
     ) -> Result<(), Error> {
         let run_id = run.run_id.0;
+        let mut instances =
+            sqlx::query_file_as!(Found, "src/store/queries/read_states.sql", run_id)
+                .fetch_all(&mut *connection)
+                .await?;
         if run.version_id != version_id {
-            sqlx::query_file!(
-                "src/store/queries/detach_instances.sql",
-                run_id,
-                version_id.0
-            )
-            .execute(&mut *connection)
-            .await?;
-            sqlx::query_file!(
-                "src/store/queries/attach_instances.sql",
-                run_id,
-                version_id.0
-            )
-            .execute(&mut *connection)
-            .await?;
+            let locked = LockedRun {
+                dag_id: dag_id.clone(),
+                version_id: run.version_id,
+                state: RunState::Success,
+            };
+            let travel = self
+                .plan_travel(connection, run.run_id, &locked, &instances)
+                .await?;
+            if let Some(travel) = travel {
+                travel.carry_out(connection, run.run_id).await?;
+                travel.place_all(&mut instances);
+            }
         }
-        let instances = sqlx::query_file!("src/store/queries/read_states.sql", run_id)
-            .fetch_all(&mut *connection)
-            .await?;
         let (ids, ordinals): (Vec<i64>, Vec<i32>) = instances
             .iter()
             .filter(|instance| instance.state.is_final())
@@ -818,6 +817,10 @@ impl Store {
         )
         .execute(&mut *connection)
         .await?;
+        // Every list is made anew.
+        sqlx::query_file!("src/store/queries/collapse_items.sql", run_id, &ordinals)
+            .execute(&mut *connection)
+            .await?;
         sqlx::query_file!("src/store/queries/recount_instances.sql", run_id)
             .execute(&mut *connection)
             .await?;

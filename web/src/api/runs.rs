@@ -12,7 +12,7 @@ use pinwheel_scheduler::{
         MarkedAs, RunFilter,
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -135,7 +135,7 @@ pub(crate) struct Clear {
 }
 
 /// A version of a DAG.
-#[derive(Debug, Default, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Default, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Version {
     #[default]

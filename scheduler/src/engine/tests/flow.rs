@@ -262,6 +262,7 @@ async fn an_item_that_fails_is_tried_again_and_fails_alone() {
             run_id: run,
             selection: ClearSelection::Failed,
             scope: ClearScope::WithDownstream,
+            version: crate::store::ClearVersion::Same,
             actor: "ada".to_owned(),
         })
         .await
@@ -303,6 +304,7 @@ async fn a_cleared_list_is_made_anew_longer_or_shorter() {
                 run_id: run,
                 selection: ClearSelection::WholeRun,
                 scope: ClearScope::Only,
+                version: crate::store::ClearVersion::Same,
                 actor: "ada".to_owned(),
             })
             .await
@@ -450,6 +452,7 @@ async fn a_task_waits_for_itself_in_the_run_before() {
             run_id: first,
             selection: ClearSelection::Failed,
             scope: ClearScope::Only,
+            version: crate::store::ClearVersion::Same,
             actor: "ada".to_owned(),
         })
         .await

@@ -114,8 +114,9 @@ async fn a_task_that_runs_another_dag_sleeps_until_that_has_ended_and_never_runs
     // A clear finds the run that was made.
     let request = ClearRequest {
         run_id: run,
-        selection: ClearSelection::Tasks(vec!["a".to_owned()]),
+        selection: ClearSelection::Tasks(vec![crate::model::TaskId::new("a").unwrap()]),
         scope: ClearScope::Only,
+        version: crate::store::ClearVersion::Same,
         actor: "a test".to_owned(),
     };
     store.clear(request).await.unwrap();

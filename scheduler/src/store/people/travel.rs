@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How a run moves.
-pub(super) struct Travel {
+pub(in crate::store) struct Travel {
     from: VersionId,
     pub(super) to: VersionId,
     old: Arc<Dag>,
@@ -33,7 +33,7 @@ const ASIDE: i32 = -1_000_000_000;
 impl Store {
     /// How a run would move to the current version of its DAG; `None` when it is there already. Nothing of it may be in
     /// somebody's hands: a worker goes by the version that it was told.
-    pub(super) async fn plan_travel(
+    pub(in crate::store) async fn plan_travel(
         &self,
         connection: &mut PgConnection,
         run_id: RunId,
@@ -113,7 +113,7 @@ impl Store {
 
 impl Travel {
     /// Gives task instances the places they will have; those of removed tasks go.
-    pub(super) fn place_all(&self, instances: &mut Vec<Found>) {
+    pub(in crate::store) fn place_all(&self, instances: &mut Vec<Found>) {
         instances.retain_mut(|instance| match self.places.get(&instance.ordinal) {
             Some(place) => {
                 instance.ordinal = *place;
@@ -139,7 +139,7 @@ impl Travel {
     }
 
     /// Moves a locked run of which nothing is in anybody's hands.
-    pub(super) async fn carry_out(
+    pub(in crate::store) async fn carry_out(
         &self,
         connection: &mut PgConnection,
         run_id: RunId,

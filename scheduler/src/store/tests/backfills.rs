@@ -343,7 +343,8 @@ async fn a_run_that_somebody_holds_is_cleared_by_a_scheduler_and_the_finisher_do
         store
             .next_deadline(chrono::TimeDelta::zero())
             .await
-            .unwrap(),
+            .unwrap()
+            .work,
         Some(std::time::Duration::ZERO),
         "a scheduler has something to do"
     );

@@ -326,7 +326,10 @@ async fn a_set_that_changes_begins_to_count_anew() {
     let events = store.events_of_run(runs[1].run_id).await.unwrap();
     assert_eq!(events.len(), 1, "the event of the old set is forgotten");
 
-    store.retire_missing(&[pair.id.clone()]).await.unwrap();
+    store
+        .retire_missing(std::slice::from_ref(&pair.id))
+        .await
+        .unwrap();
     update(&store, &pair, &["a"]).await;
     publish(&store, &both).await;
     assert_eq!(
@@ -378,6 +381,7 @@ async fn only_a_success_is_an_event_and_each_one_is() {
         run_id: run,
         selection: ClearSelection::WholeRun,
         scope: ClearScope::Only,
+        version: crate::store::ClearVersion::Same,
         actor: "ada".to_owned(),
     };
     store.clear(clear).await.unwrap();

@@ -206,7 +206,8 @@ async fn no_edit_fires_for_the_past() {
         let listed = numbers.iter().map(|number| now + half * *number).collect();
         Schedule::at_instants(listed, None, Tz::UTC).unwrap()
     };
-    let edits: [(&str, Schedule, fn(&mut Dag, DateTime<Utc>), Schedule); 7] = [
+    type Edit = fn(&mut Dag, DateTime<Utc>);
+    let edits: [(&str, Schedule, Edit, Schedule); 7] = [
         (
             "removed",
             instants(&[1, 3, 5, 11]),

@@ -37,6 +37,7 @@ async fn a_run_that_takes_too_long_fails_and_what_is_unfinished_is_skipped() {
         .next_deadline(TimeDelta::zero())
         .await
         .unwrap()
+        .work
         .unwrap();
     assert!(due <= HOUR && due > HOUR - Duration::from_secs(60));
 
@@ -77,6 +78,7 @@ async fn a_run_that_takes_too_long_fails_and_what_is_unfinished_is_skipped() {
         .next_deadline(TimeDelta::zero())
         .await
         .unwrap()
+        .work
         .unwrap();
     assert!(
         due > HOUR - Duration::from_secs(60),
@@ -108,7 +110,10 @@ async fn a_run_that_takes_too_long_fails_and_what_is_unfinished_is_skipped() {
         "a run that is over cannot take too long"
     );
     assert_eq!(number(&store, "select count(*) from run_limit").await, 0);
-    assert_eq!(store.next_deadline(TimeDelta::zero()).await.unwrap(), None);
+    assert_eq!(
+        store.next_deadline(TimeDelta::zero()).await.unwrap().work,
+        None
+    );
 }
 
 #[tokio::test]
@@ -148,7 +153,10 @@ async fn a_task_that_is_queued_for_too_long_fails_and_its_run_follows() {
     // One that was claimed in time has no limit any more, and the next has its own.
     let run = trigger(&store, &impatient).await;
     let a = claim(&store, worker, 1).await.pop().unwrap();
-    assert_eq!(store.next_deadline(TimeDelta::zero()).await.unwrap(), None);
+    assert_eq!(
+        store.next_deadline(TimeDelta::zero()).await.unwrap().work,
+        None
+    );
     store.time_out(TimeDelta::minutes(61)).await.unwrap();
     assert_eq!(states(&store, run).await["a"], TaskState::Running);
     let settled = store.settle(&[ended(a, success())]).await.unwrap();
@@ -160,6 +168,7 @@ async fn a_task_that_is_queued_for_too_long_fails_and_its_run_follows() {
         .next_deadline(TimeDelta::zero())
         .await
         .unwrap()
+        .work
         .unwrap();
     assert!(due > HOUR && due <= 2 * HOUR);
     assert_eq!(run_all(&store, worker, |_| success()).await, ["b", "c"]);
@@ -179,7 +188,7 @@ async fn the_time_in_the_queue_begins_anew_with_every_turn() {
         .settle(&[ended(held, Ending::GivenBack)])
         .await
         .unwrap();
-    let due = async || store.next_deadline(TimeDelta::zero()).await.unwrap();
+    let due = async || store.next_deadline(TimeDelta::zero()).await.unwrap().work;
     assert!(due().await.unwrap() > HOUR - Duration::from_secs(60));
     let held = claim(&store, worker, 1).await.pop().unwrap();
     store.settle(&[ended(held, sleep(60))]).await.unwrap();
@@ -242,6 +251,7 @@ async fn the_pause_before_a_try_is_what_the_model_says() {
             .next_deadline(TimeDelta::zero())
             .await
             .unwrap()
+            .work
             .unwrap();
         let expected = Duration::from_secs(expected);
         assert!(

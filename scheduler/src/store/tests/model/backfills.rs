@@ -356,6 +356,7 @@ impl<'a> Crowd<'a> {
                     run_id: self.runs[run],
                     selection: ClearSelection::WholeRun,
                     scope: ClearScope::Only,
+                    version: crate::store::ClearVersion::Same,
                     actor: "ada".to_owned(),
                 };
                 acts.push(
