@@ -25,8 +25,18 @@ const LARGEST_LIMIT: u64 = 10_000;
 const URL: Field = Field {
     name: "url",
     field_type: FieldType::Text,
-    presence: Presence::Required,
+    presence: Presence::Optional {
+        default: "this or `connection`",
+    },
     doc: "The database, as `postgres://user:password@host:5432/database`; may be a template",
+};
+const CONNECTION: Field = Field {
+    name: "connection",
+    field_type: FieldType::Text,
+    presence: Presence::Optional {
+        default: "this or `url`",
+    },
+    doc: "The database by the name of a connection of type `postgres`, so that no password stands in the file",
 };
 const PARAMS: Field = Field {
     name: "params",
@@ -36,6 +46,7 @@ const PARAMS: Field = Field {
 };
 
 const FIELDS: &[Field] = &[
+    CONNECTION,
     URL,
     Field {
         name: "statement",
@@ -116,9 +127,24 @@ impl Sql {
     }
 }
 
-/// Which database a task means. The only place that reads `url`: a name for a connection would be looked up here.
-fn place(given: Given<'_>) -> Result<Place, Failure> {
-    Place::of_url(&given.required_text("url")?)
+/// Which database a task means.
+async fn place(context: &Context, given: Given<'_>) -> Result<Place, Failure> {
+    let Some(id) = given.text("connection")? else {
+        return Place::of_url(&given.required_text("url")?);
+    };
+    let connection = context.connections.get(id.trim()).await?;
+    if !matches!(
+        connection.connection_type.as_str(),
+        "postgres" | "postgresql"
+    ) {
+        return Err(Failure::permanent(format!(
+            "connection `{}` is of type `{}`, not `postgres`",
+            id.trim(),
+            connection.connection_type
+        ))
+        .with_hint("name another one, or change its type"));
+    }
+    Place::of_url(&connection.uri())
 }
 
 fn problem(field: Option<&str>, message: &str, hint: &str) -> Problem {
@@ -131,6 +157,19 @@ fn problem(field: Option<&str>, message: &str, hint: &str) -> Problem {
 
 fn check_common(with: &Map<String, Value>) -> Vec<Problem> {
     let mut problems = Vec::new();
+    match (with.contains_key("connection"), with.contains_key("url")) {
+        (false, false) => problems.push(problem(
+            None,
+            "neither `connection` nor `url` is given",
+            "write `connection = \"warehouse\"`, and `pinwheel connections set warehouse …` once",
+        )),
+        (true, true) => problems.push(problem(
+            Some("url"),
+            "both `connection` and `url` are given",
+            "remove one of them",
+        )),
+        (true, false) | (false, true) => {}
+    }
     if let Some(Value::String(statement)) = with.get("statement") {
         match text::statements(statement) {
             Ok(found) if found.is_empty() => problems.push(problem(
@@ -226,7 +265,7 @@ impl Kind for Sql {
 
     async fn run(&self, context: &Context, with: Map<String, Value>) -> Result<Outcome, Failure> {
         let given = Given::new(&with);
-        let place = place(given)?;
+        let place = place(context, given).await?;
         let statements = self.statements(given).await?;
         let params = session::params(given.value("params"))?;
         let limit = given.count("limit")?.unwrap_or(LIMIT);

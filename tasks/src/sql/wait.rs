@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
-use super::{PARAMS, URL, check_common, place, session, text};
+use super::{CONNECTION, PARAMS, URL, check_common, place, session, text};
 use crate::{
     Context, Failure, Field, FieldType, Kind, Outcome, Outputs, Presence, Problem,
     given::Given,
@@ -11,6 +11,7 @@ use crate::{
 };
 
 const FIELDS: &[Field] = &[
+    CONNECTION,
     URL,
     Field {
         name: "statement",
@@ -59,7 +60,7 @@ impl Kind for WaitForSql {
 
 async fn look(context: &Context, with: &Map<String, Value>) -> Result<Seen, Failure> {
     let given = Given::new(with);
-    let place = place(given)?;
+    let place = place(context, given).await?;
     let statements = text::statements(&given.required_text("statement")?)?;
     let params = session::params(given.value("params"))?;
     let answer = place.run(context, &statements, &params, 1).await?;

@@ -107,6 +107,7 @@ impl World {
             log,
             cancel: self.cancel.clone(),
             durable: self.ledger.of_instance(70),
+            connections: Arc::new(pinwheel_tasks::NoConnections),
             orchestrator: Arc::new(self.clone()),
             resume,
         };
@@ -162,12 +163,12 @@ impl Orchestrator for World {
             });
         }
         let runs = self.runs.lock().unwrap();
-        let of_dag = runs
+        let mut of_dag = runs
             .iter()
             .filter(|(wanted, _)| wanted.dag_id == dag_id)
             .map(|(_, run)| run);
         let found = match which {
-            WhichRun::Of(date) => of_dag.filter(|run| run.logical_date == date).next_back(),
+            WhichRun::Of(date) => of_dag.rfind(|run| run.logical_date == date),
             WhichRun::Last => of_dag.max_by_key(|run| run.logical_date),
         };
         Ok(found.cloned())

@@ -123,6 +123,7 @@ pub(super) fn instances() -> Vec<InstanceRow> {
             task_id: task.id.clone(),
             ordinal: ordinal as i32,
             map_index: -1,
+            item_name: None,
             kind: task.kind.clone(),
             state,
             sleep_reason: None,
