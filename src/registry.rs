@@ -171,6 +171,53 @@ mod tests {
         }
     }
 
+    /// As an editor hands a file to a schema: dates are texts.
+    fn as_json(value: &toml::Value) -> serde_json::Value {
+        match value {
+            toml::Value::String(text) => text.as_str().into(),
+            toml::Value::Integer(number) => (*number).into(),
+            toml::Value::Float(number) => (*number).into(),
+            toml::Value::Boolean(truth) => (*truth).into(),
+            toml::Value::Datetime(date) => date.to_string().into(),
+            toml::Value::Array(items) => items.iter().map(as_json).collect(),
+            toml::Value::Table(table) => table
+                .iter()
+                .map(|(key, value)| (key.clone(), as_json(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_key_of_the_schema_stands_in_the_guide() {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let registry = for_checks(&root.join("dags")).await.unwrap();
+        let guide = std::fs::read_to_string(root.join("docs/DAG_FILE.md")).unwrap();
+        let schema = dag_file::schema(&registry);
+        let mut missing = Vec::new();
+        for pointer in [
+            "/properties",
+            "/properties/dag/properties",
+            "/properties/params/additionalProperties/properties",
+            "/properties/defaults/properties",
+            "/properties/groups/additionalProperties/properties",
+            "/properties/tasks/additionalProperties/properties",
+            "/properties/deadline/items/properties",
+            "/properties/notify/items/properties",
+        ] {
+            let table = schema.pointer(pointer).and_then(|keys| keys.as_object());
+            for key in table.expect(pointer).keys() {
+                let is_there = guide.contains(&format!("`{key}`"))
+                    || guide.contains(&format!("[{key}"))
+                    || guide.contains(&format!("[[{key}"));
+                if !is_there {
+                    missing.push(format!("{pointer}/{key}"));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
     #[tokio::test]
     async fn every_example_file_and_every_example_of_the_guide_is_good() {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -181,13 +228,31 @@ mod tests {
             let text = std::fs::read_to_string(&path).unwrap();
             examples.push((path.display().to_string(), text));
         }
-        let guide = std::fs::read_to_string(root.join("docs/KINDS.md")).unwrap();
-        for block in guide.split("```toml\n").skip(1) {
-            let example = block.split("```").next().expect("a block ends");
-            examples.push(("docs/KINDS.md".to_owned(), example.to_owned()));
+        for entry in std::fs::read_dir(root.join("docs")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            let guide = std::fs::read_to_string(&path).unwrap();
+            for block in guide.split("```toml\n").skip(1) {
+                let example = block.split("```").next().expect("a block ends");
+                // Others show settings, datasets, or a part of a file.
+                if example.contains("[dag]") {
+                    examples.push((path.display().to_string(), example.to_owned()));
+                }
+            }
         }
-        assert!(examples.len() > 15);
+        assert!(examples.len() > 30);
+        let schema = dag_file::schema(&registry);
+        let schema = jsonschema::validator_for(&schema).unwrap();
         for (name, text) in examples {
+            let file: toml::Table = text.parse().unwrap();
+            let file = as_json(&toml::Value::Table(file));
+            let mistakes: Vec<String> = schema
+                .iter_errors(&file)
+                .map(|error| format!("{}: {error}", error.instance_path()))
+                .collect();
+            assert!(mistakes.is_empty(), "{name}: {mistakes:?}");
             if let Err(diagnostics) = dag_file::load(&name, text.as_bytes(), &registry) {
                 panic!(
                     "{}",

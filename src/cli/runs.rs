@@ -116,6 +116,9 @@ pub(crate) struct Clear {
     /// This task; may be given several times
     #[arg(long = "task", value_parser = client::task_id, value_name = "ID")]
     tasks: Vec<TaskId>,
+    /// One item of the task, by its place in the list from 0
+    #[arg(long, requires = "tasks", value_name = "N")]
+    item: Option<i32>,
     /// Every task that failed, was cancelled or could not run because of a failure above
     #[arg(long)]
     failed: bool,
@@ -384,7 +387,16 @@ async fn clear(settings: &Settings, arguments: Clear) -> Result<()> {
     } else if arguments.failed {
         ClearSelection::Failed
     } else {
-        ClearSelection::Tasks(arguments.tasks)
+        match (arguments.item, arguments.tasks.as_slice()) {
+            (Some(map_index), [task]) => ClearSelection::Item {
+                task: task.clone(),
+                map_index,
+            },
+            (Some(_), _) => {
+                return Err(Failure::invalid("`--item` is of one task").hint("give one `--task`"));
+            }
+            (None, _) => ClearSelection::Tasks(arguments.tasks),
+        }
     };
     let request = ClearRequest {
         run_id: arguments.run,

@@ -76,6 +76,9 @@ pub(crate) struct Seen {
     /// The fingerprint of what the page holds.
     #[serde(default)]
     pub(crate) seen: String,
+    /// Whether the page shows the groups of a DAG opened.
+    #[serde(default)]
+    pub(crate) groups: crate::pages::run::Groups,
 }
 
 fn summary(regions: &[Region]) -> u64 {

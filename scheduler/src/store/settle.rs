@@ -26,6 +26,7 @@ use crate::model::{
 };
 pub(super) use next::Next;
 use next::what_next;
+pub(super) use sights::sights_of;
 use write::Written;
 
 /// An execution that has ended, with what is left to store about it.

@@ -8,10 +8,10 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{Error, Store, claim::task_at, people::unknown_task};
+use super::{Error, Store, claim::task_at, people::unknown_task, settle};
 use crate::model::{
-    Dag, DagId, InstanceId, RunId, RunState, SleepReason, TaskId, TaskState, TriggerRule,
-    TryOutcome, VersionId,
+    Dag, DagId, InstanceId, RunId, RunState, SleepReason, Task, TaskId, TaskState, TriggerRule,
+    TryOutcome, VersionId, flow,
     retry::{self, Decision, Failed, Tries},
     trigger_rule::{self, Upstream, Verdict},
 };
@@ -117,6 +117,13 @@ pub enum Because {
         max_active_tasks: i32,
         /// Which are, the first 20.
         running: Vec<Holder>,
+    },
+    /// As many items of its task are running as may.
+    MaxActiveItems {
+        /// How many may.
+        max_active_items: i32,
+        /// How many are; at most 20 are counted.
+        running: usize,
     },
     /// As many tasks with its concurrency key are running as may.
     ConcurrencyKey {
@@ -455,12 +462,40 @@ async fn waiting_reasons(
     })
     .await?;
     if pending.is_empty() {
+        let task = task_at(dag, row.ordinal);
+        if task.flow.depends_on_previous
+            && let Some(before) = previous_run(connection, run_id, task).await?
+        {
+            return Ok(vec![before]);
+        }
         return Ok(vec![Because::IsAboutToRun]);
     }
+    let all = row.pending + row.ok + row.failed + row.upstream_failed + row.skipped;
     Ok(vec![Because::Upstream {
-        total: task_at(dag, row.ordinal).upstream.len(),
+        // A mapped task counts once for each item.
+        total: usize::try_from(all).unwrap_or_default(),
         pending,
     }])
+}
+
+/// The same task in the run before, where it has not gone well.
+async fn previous_run(
+    connection: &mut PgConnection,
+    run_id: RunId,
+    task: &Task,
+) -> Result<Option<Because>, Error> {
+    let before = sqlx::query_file!(
+        "src/store/queries/read_why_previous.sql",
+        run_id.0,
+        task.id.as_str()
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(before.map(|before| Because::PreviousRun {
+        run_id: before.run_id,
+        logical_date: before.logical_date,
+        state: before.state,
+    }))
 }
 
 async fn upstream_places(
@@ -579,6 +614,10 @@ async fn gate_reasons(
                 limit,
                 held_by: holders,
             },
+            None if gate.starts_with("map:") => Because::MaxActiveItems {
+                max_active_items: limit,
+                running: holders.len(),
+            },
             None => Because::MaxActiveTasks {
                 max_active_tasks: limit,
                 running: holders,
@@ -643,20 +682,29 @@ async fn verdict_reason(
     }
     let count = |number: i32| u32::try_from(number).unwrap_or(0);
     let upstream = Upstream {
-        total: u32::try_from(task.upstream.len()).unwrap_or(u32::MAX),
+        total: count(row.pending + row.ok + row.failed + row.upstream_failed + row.skipped),
         pending: count(row.pending),
         ok: count(row.ok),
         failed: count(row.failed),
         upstream_failed: count(row.upstream_failed),
         skipped: count(row.skipped),
     };
-    let reason = match trigger_rule::decide(task.trigger_rule, &upstream) {
+    let ordinal = super::people::index(row.ordinal);
+    let seen = dag.looks_at(ordinal);
+    let sights = settle::sights_of(connection, run_id, &seen).await?;
+    let reason = match flow::decide(dag, ordinal, &upstream, &sights) {
         Verdict::Skip { reason } | Verdict::UpstreamFailed { reason } => reason,
         // What is above has changed since, such as by a clear of it alone.
         Verdict::Wait { .. } | Verdict::Run { .. } => {
             "what is upstream has changed since".to_owned()
         }
     };
+    if !dag.counts_alone(task) {
+        let own = trigger_rule::decide(task.trigger_rule, &upstream);
+        if own.reason() != reason {
+            return Ok(Because::WasDecided { reason });
+        }
+    }
     // A rule that wants failures is not met by successes, and the other way round.
     let mut decided = upstream_places(connection, run_id, dag, row.ordinal, |state| {
         matches!(
@@ -704,6 +752,7 @@ impl Because {
             | Self::Upstream { .. }
             | Self::PreviousRun { .. }
             | Self::MaxActiveTasks { .. }
+            | Self::MaxActiveItems { .. }
             | Self::ConcurrencyKey { .. }
             | Self::OthersAreFirst { .. }
             | Self::IsAboutToRun
@@ -791,6 +840,13 @@ impl fmt::Display for Because {
                 }
                 Ok(())
             }
+            Self::MaxActiveItems {
+                max_active_items,
+                running,
+            } => write!(
+                out,
+                "its task has max_active_items = {max_active_items}, and {running} items are running"
+            ),
             Self::MaxActiveTasks {
                 max_active_tasks,
                 running,

@@ -133,7 +133,7 @@ impl Default for ClearTask {
 /// It runs again, with everything downstream of it unless the body says otherwise.
 #[utoipa::path(
     post, path = "/api/v1/runs/{run}/tasks/{task}/clear", tag = "Tasks",
-    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id")),
+    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), Item),
     request_body(content = ClearTask, description = "May be empty"),
     responses(
         (status = 200, description = "What was cleared", body = Cleared),
@@ -144,11 +144,12 @@ impl Default for ClearTask {
 pub(crate) async fn clear(
     State(state): State<WebState>,
     Path((run, task)): Path<(String, String)>,
+    Asked(item): Asked<Item>,
     Body(body): Body<ClearTask>,
 ) -> Result<Json<Cleared>, Failure> {
     let task: TaskId = task_id(&task)?;
     let scope = ClearScope::reaching(body.with_upstream, body.with_downstream);
-    clear_as(&state, request(run_id(&run)?, task, scope)).await
+    clear_as(&state, request(run_id(&run)?, task, item, scope)).await
 }
 
 /// Retry a task
@@ -156,7 +157,7 @@ pub(crate) async fn clear(
 /// The same as clear with everything downstream.
 #[utoipa::path(
     post, path = "/api/v1/runs/{run}/tasks/{task}/retry", tag = "Tasks",
-    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id")),
+    params(("run" = i64, Path, description = "The run's number"), ("task" = String, Path, description = "The task's id"), Item),
     responses(
         (status = 200, description = "What was cleared", body = Cleared),
         (status = 404, description = "No such run or task", body = Problem, content_type = "application/problem+json"),
@@ -166,16 +167,20 @@ pub(crate) async fn clear(
 pub(crate) async fn retry(
     State(state): State<WebState>,
     Path((run, task)): Path<(String, String)>,
+    Asked(item): Asked<Item>,
 ) -> Result<Json<Cleared>, Failure> {
     let task: TaskId = task_id(&task)?;
-    let request = request(run_id(&run)?, task, ClearScope::WithDownstream);
+    let request = request(run_id(&run)?, task, item, ClearScope::WithDownstream);
     clear_as(&state, request).await
 }
 
-fn request(run_id: RunId, task: TaskId, scope: ClearScope) -> ClearRequest {
+fn request(run_id: RunId, task: TaskId, item: Item, scope: ClearScope) -> ClearRequest {
     ClearRequest {
         run_id,
-        selection: ClearSelection::Tasks(vec![task]),
+        selection: match item.map {
+            None => ClearSelection::Tasks(vec![task]),
+            Some(map_index) => ClearSelection::Item { task, map_index },
+        },
         scope,
         version: ClearVersion::Same,
         actor: ACTOR.to_owned(),

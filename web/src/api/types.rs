@@ -379,6 +379,8 @@ pub(crate) struct Task {
     task_id: String,
     /// -1 for a task that is not mapped.
     map_index: i32,
+    /// What the item of a mapped task is called.
+    item_name: Option<String>,
     kind: String,
     state: TaskState,
     /// What it waits for, when it sleeps.
@@ -404,6 +406,7 @@ impl From<InstanceRow> for Task {
             run_id: row.run_id.0,
             task_id: row.task_id.to_string(),
             map_index: row.map_index,
+            item_name: row.item_name,
             kind: row.kind,
             state: row.state.into(),
             sleep_note: row.sleep_note,

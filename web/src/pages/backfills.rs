@@ -279,7 +279,10 @@ pub(crate) async fn events(
     Query(follow): Query<Follow>,
 ) -> Result<Response, Failure> {
     find(&state, &dag).await?;
-    let seen = Seen { seen: follow.seen };
+    let seen = Seen {
+        seen: follow.seen,
+        ..Seen::default()
+    };
     live::follow(&state.clone(), &seen, move || {
         regions(state.clone(), dag.clone(), follow.backfill)
     })

@@ -116,7 +116,17 @@ impl Wanted {
             selection: match self.what {
                 Extent::Failed => ClearSelection::Failed,
                 Extent::WholeRun => ClearSelection::WholeRun,
-                Extent::Task => ClearSelection::Tasks(vec![task_id(&self.task)?]),
+                Extent::Task => match self
+                    .task
+                    .strip_suffix(']')
+                    .and_then(|text| text.split_once('['))
+                {
+                    Some((task, index)) => ClearSelection::Item {
+                        task: task_id(task)?,
+                        map_index: index.parse().map_err(|_| Failure::missing("item", index))?,
+                    },
+                    None => ClearSelection::Tasks(vec![task_id(&self.task)?]),
+                },
             },
             scope: self.scope.reaches(),
             version: self.version,

@@ -39,6 +39,8 @@ const SKIPPED: i64 = 5;
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Wanted {
     done: Option<String>,
+    #[serde(default)]
+    groups: super::run::Groups,
 }
 
 #[derive(Template)]
@@ -109,6 +111,8 @@ struct FormChoice {
 /// What a person typed into the form, when it comes back with mistakes.
 #[derive(Debug, Default)]
 pub(crate) struct Typed {
+    /// Not typed, but to be shown again as it was.
+    pub(crate) groups: super::run::Groups,
     pub(crate) values: BTreeMap<String, String>,
     pub(crate) logical_date: String,
     pub(crate) problem: Option<Problem>,
@@ -153,7 +157,11 @@ pub(crate) async fn page(
     Path(dag): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Failure> {
-    show(&state, &dag, Typed::default(), wanted.done.as_deref()).await
+    let typed = Typed {
+        groups: wanted.groups,
+        ..Typed::default()
+    };
+    show(&state, &dag, typed, wanted.done.as_deref()).await
 }
 
 /// `GET /dags/{dag}/events`
@@ -225,7 +233,7 @@ pub(crate) async fn show(
             .as_ref()
             .map(|set| set.describe())
             .unwrap_or_default(),
-        graph: Graph::of_definition(&definition),
+        graph: Graph::of_definition(&definition, typed.groups),
         can_trigger: row.present,
     };
     render_with(status, &page)

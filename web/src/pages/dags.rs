@@ -70,9 +70,14 @@ pub(crate) async fn events(
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Failure> {
     let query = wanted.q;
-    live::follow(&state.clone(), &Seen { seen: wanted.seen }, move || {
-        regions(state.clone(), query.clone())
-    })
+    live::follow(
+        &state.clone(),
+        &Seen {
+            seen: wanted.seen,
+            ..Seen::default()
+        },
+        move || regions(state.clone(), query.clone()),
+    )
 }
 
 async fn regions(state: WebState, query: String) -> Result<Vec<Region>, Failure> {

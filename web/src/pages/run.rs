@@ -1,6 +1,6 @@
 //! One run: its graph with live states, its task instances with their times, and what can be done to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use askama::Template;
 use axum::{
@@ -36,6 +36,8 @@ const THINNEST: f64 = 4.0;
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Wanted {
     done: Option<String>,
+    #[serde(default)]
+    groups: Groups,
 }
 
 #[derive(Template)]
@@ -111,6 +113,8 @@ pub(crate) struct Graph {
     height: f64,
     nodes: Vec<Node>,
     edges: Vec<graph::Edge>,
+    /// Where the groups are shown the other way, and what that is; empty without groups.
+    toggle: (&'static str, &'static str),
 }
 impl askama::filters::HtmlSafe for Graph {}
 
@@ -163,7 +167,11 @@ pub(crate) async fn page(
     let row = find_run(&state, run_id(&run)?).await?;
     let id = row.run_id.0;
     let title = format!("{} · run {id}", row.dag_id);
-    let live = Live::new(&format!("/runs/{id}/events"), regions(state, row).await?);
+    let address = match wanted.groups {
+        Groups::Closed => format!("/runs/{id}/events"),
+        Groups::Open => format!("/runs/{id}/events?groups=open"),
+    };
+    let live = Live::new(&address, regions(state, row, wanted.groups).await?);
     render(&RunPage {
         layout: Layout::new("runs", title)
             .live(&live)
@@ -180,19 +188,20 @@ pub(crate) async fn events(
     Query(seen): Query<Seen>,
 ) -> Result<Response, Failure> {
     let id = find_run(&state, run_id(&run)?).await?.run_id;
+    let groups = seen.groups;
     live::follow(&state.clone(), &seen, move || {
         let state = state.clone();
         async move {
             let row = find_run(&state, id).await?;
-            regions(state, row).await
+            regions(state, row, groups).await
         }
     })
 }
 
-async fn regions(state: WebState, run: RunRow) -> Result<Vec<Region>, Failure> {
+async fn regions(state: WebState, run: RunRow, groups: Groups) -> Result<Vec<Region>, Failure> {
     let instances = state.store.instances(run.run_id).await?;
     let definition = state.store.definition(run.version_id).await?;
-    let graph = Graph::of_run(&definition, &instances);
+    let graph = Graph::of_run(&definition, &instances, groups);
     let stuck = match run.state {
         RunState::Queued | RunState::Running => state.store.why_stuck(run.run_id).await?,
         RunState::Success | RunState::Failed | RunState::Cancelled => None,
@@ -281,12 +290,14 @@ fn head(
 
 impl Graph {
     /// The graph of a DAG that no run gives states to.
-    pub(crate) fn of_definition(dag: &Dag) -> Self {
-        Self::new(dag, |_| (Badge::new("task", ""), String::new()))
+    pub(crate) fn of_definition(dag: &Dag, groups: Groups) -> Self {
+        Self::new(dag, groups, |_| {
+            (TaskState::Waiting, Badge::new("task", ""), String::new())
+        })
     }
 
     /// The graph of a run with the state of every task. A mapped task shows its least finished item.
-    fn of_run(dag: &Dag, instances: &[InstanceRow]) -> Self {
+    fn of_run(dag: &Dag, instances: &[InstanceRow], groups: Groups) -> Self {
         let mut by_ordinal: BTreeMap<i32, &InstanceRow> = BTreeMap::new();
         for instance in instances {
             let shown = by_ordinal.entry(instance.ordinal).or_insert(instance);
@@ -294,41 +305,72 @@ impl Graph {
                 *shown = instance;
             }
         }
-        Self::new(dag, |ordinal| {
+        Self::new(dag, groups, |ordinal| {
             let instance = i32::try_from(ordinal)
                 .ok()
                 .and_then(|ordinal| by_ordinal.get(&ordinal));
             match instance {
                 Some(instance) => (
+                    instance.state,
                     task_badge(instance.state, instance.sleep_reason),
                     task_address(instance),
                 ),
-                None => (Badge::new("waiting", "not made yet"), String::new()),
+                None => (
+                    TaskState::Waiting,
+                    Badge::new("waiting", "not made yet"),
+                    String::new(),
+                ),
             }
         })
     }
 
-    fn new(dag: &Dag, look: impl Fn(usize) -> (Badge, String)) -> Self {
-        let upstream: Vec<Vec<usize>> =
-            dag.tasks.iter().map(|task| task.upstream.clone()).collect();
+    fn new(dag: &Dag, groups: Groups, look: impl Fn(usize) -> (TaskState, Badge, String)) -> Self {
+        let has_groups = dag.tasks.iter().any(|task| task.groups().next().is_some());
+        let boxes = match groups {
+            Groups::Closed if has_groups => grouped(dag),
+            Groups::Closed | Groups::Open => None,
+        };
+        let is_closed = boxes.is_some();
+        let boxes = boxes.unwrap_or_else(|| {
+            dag.tasks
+                .iter()
+                .enumerate()
+                .map(|(ordinal, task)| Boxed {
+                    group: None,
+                    tasks: vec![ordinal],
+                    upstream: task.upstream.clone(),
+                })
+                .collect()
+        });
+        let upstream: Vec<Vec<usize>> = boxes.iter().map(|one| one.upstream.clone()).collect();
         let picture = graph::lay_out(&upstream);
-        let nodes = dag
-            .tasks
+        let nodes = boxes
             .iter()
             .zip(&picture.nodes)
-            .enumerate()
-            .map(|(ordinal, (task, &(x, y)))| {
-                let (badge, address) = look(ordinal);
-                let name = task.id.to_string();
-                Node {
+            .filter_map(|(one, &(x, y))| {
+                let (_, badge, address) = one
+                    .tasks
+                    .iter()
+                    .map(|ordinal| look(*ordinal))
+                    .min_by_key(|(state, _, _)| urgency(*state))?;
+                let first = &dag.tasks[*one.tasks.first()?];
+                let (name, kind, address) = match &one.group {
+                    Some(group) => (
+                        group.clone(),
+                        format!("{} tasks", one.tasks.len()),
+                        "?groups=open#graph".to_owned(),
+                    ),
+                    None => (first.id.to_string(), first.kind.clone(), address),
+                };
+                Some(Node {
                     x,
                     y,
                     short: shorten(&name, 20),
                     name,
-                    kind: shorten(&task.kind, 16),
+                    kind: shorten(&kind, 16),
                     badge,
                     address,
-                }
+                })
             })
             .collect();
         Self {
@@ -336,9 +378,113 @@ impl Graph {
             height: picture.height,
             nodes,
             edges: picture.edges,
+            toggle: match (has_groups, is_closed) {
+                (false, _) => ("", ""),
+                (true, true) => ("?groups=open#graph", "Open the groups"),
+                (true, false) => ("?groups=closed#graph", "Close the groups"),
+            },
         }
     }
 }
+
+/// Whether a picture shows the groups of a DAG as one box each.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Groups {
+    #[default]
+    Closed,
+    Open,
+}
+
+/// A box of a picture: a task, or a group.
+struct Boxed {
+    group: Option<String>,
+    tasks: Vec<usize>,
+    upstream: Vec<usize>,
+}
+
+/// The boxes of a DAG with every outermost group closed, in topological order; `None` where a group comes both before and
+/// after something else, so that its box would stand in a circle.
+fn grouped(dag: &Dag) -> Option<Vec<Boxed>> {
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut boxes: Vec<Boxed> = Vec::new();
+    let mut place_of = vec![0; dag.tasks.len()];
+    for (ordinal, task) in dag.tasks.iter().enumerate() {
+        let group = task.groups().next();
+        let place = match group {
+            Some(group) => *places.entry(group).or_insert(boxes.len()),
+            None => boxes.len(),
+        };
+        if place == boxes.len() {
+            boxes.push(Boxed {
+                group: group.map(str::to_owned),
+                tasks: Vec::new(),
+                upstream: Vec::new(),
+            });
+        }
+        boxes[place].tasks.push(ordinal);
+        place_of[ordinal] = place;
+    }
+    let above: Vec<BTreeSet<usize>> = boxes
+        .iter()
+        .enumerate()
+        .map(|(place, one)| {
+            one.tasks
+                .iter()
+                .flat_map(|ordinal| &dag.tasks[*ordinal].upstream)
+                .map(|above| place_of[*above])
+                .filter(|above| *above != place)
+                .collect()
+        })
+        .collect();
+    let mut order: Vec<usize> = Vec::with_capacity(boxes.len());
+    let mut new_place = vec![usize::MAX; boxes.len()];
+    while order.len() < boxes.len() {
+        let before = order.len();
+        for place in 0..boxes.len() {
+            let is_next = new_place[place] == usize::MAX
+                && above[place].iter().all(|one| new_place[*one] != usize::MAX);
+            if is_next {
+                new_place[place] = order.len();
+                order.push(place);
+            }
+        }
+        if order.len() == before {
+            return None;
+        }
+    }
+    let mut old: Vec<Option<Boxed>> = boxes.into_iter().map(Some).collect();
+    order
+        .iter()
+        .map(|place| {
+            let mut one = old[*place].take()?;
+            one.upstream = above[*place]
+                .iter()
+                .map(|above| new_place[*above])
+                .collect();
+            one.upstream.sort_unstable();
+            Some(one)
+        })
+        .collect()
+}
+
+/// Of several tasks in one box the most urgent is shown.
+fn urgency(state: TaskState) -> usize {
+    match state {
+        TaskState::Failed => 0,
+        TaskState::UpstreamFailed => 1,
+        TaskState::Running => 2,
+        TaskState::Sleeping => 3,
+        TaskState::Queued => 4,
+        TaskState::Waiting => 5,
+        TaskState::Cancelled => 6,
+        TaskState::Success => 7,
+        TaskState::Skipped => 8,
+    }
+}
+
+/// Of a mapped task with more items those that need somebody are listed, and the others are counted.
+const MOST_ITEMS: usize = 30;
 
 fn timetable(
     run: &RunRow,
@@ -368,20 +514,62 @@ fn timetable(
         from,
         span: (until - from).num_milliseconds().max(1) as f64,
     };
-    let tasks = instances
-        .iter()
-        .map(|instance| TaskLine {
-            name: name(instance),
-            address: task_address(instance),
-            kind: instance.kind.clone(),
-            badge: task_badge(instance.state, instance.sleep_reason),
-            tries: instance.tries,
-            tries_allowed: instance.tries_allowed,
-            took: took(instance),
-            note: why(run, dag, instances, instance),
-            bar: bar(instance, &axis, until),
-        })
-        .collect();
+    let mut items: BTreeMap<i32, usize> = BTreeMap::new();
+    for instance in instances {
+        *items.entry(instance.ordinal).or_default() += 1;
+    }
+    let mut tasks = Vec::new();
+    let mut listed: BTreeMap<i32, usize> = BTreeMap::new();
+    let mut left_out: BTreeMap<i32, BTreeMap<&'static str, usize>> = BTreeMap::new();
+    for (position, instance) in instances.iter().enumerate() {
+        let count = items.get(&instance.ordinal).copied().unwrap_or(0);
+        let shown = listed.entry(instance.ordinal).or_default();
+        let is_quiet = matches!(
+            instance.state,
+            TaskState::Success | TaskState::Skipped | TaskState::Queued | TaskState::Waiting
+        );
+        if count > MOST_ITEMS && (is_quiet || *shown >= MOST_ITEMS) {
+            let states = left_out.entry(instance.ordinal).or_default();
+            *states.entry(instance.state.label()).or_default() += 1;
+        } else {
+            *shown += 1;
+            tasks.push(TaskLine {
+                name: name(instance),
+                address: task_address(instance),
+                kind: instance.kind.clone(),
+                badge: task_badge(instance.state, instance.sleep_reason),
+                tries: instance.tries,
+                tries_allowed: instance.tries_allowed,
+                took: took(instance),
+                note: why(run, dag, instances, instance),
+                bar: bar(instance, &axis, until),
+            });
+        }
+        let is_last = instances
+            .get(position + 1)
+            .is_none_or(|next| next.ordinal != instance.ordinal);
+        if let (true, Some(states)) = (is_last, left_out.remove(&instance.ordinal)) {
+            let counts: Vec<String> = states
+                .iter()
+                .map(|(state, count)| format!("{count} {state}"))
+                .collect();
+            tasks.push(TaskLine {
+                name: format!(
+                    "{}: {} more items",
+                    instance.task_id,
+                    states.values().sum::<usize>()
+                ),
+                address: task_address(instance),
+                kind: instance.kind.clone(),
+                badge: Badge::new("task", ""),
+                tries: 0,
+                tries_allowed: 0,
+                took: Elapsed::between(None, None),
+                note: counts.join(", "),
+                bar: None,
+            });
+        }
+    }
     TasksRegion {
         tasks,
         from: When::exact(Some(from)),
@@ -389,8 +577,17 @@ fn timetable(
     }
 }
 
-/// The task's id, with the index of a mapped item.
+/// The task's id, with the name or the index of a mapped item.
 pub(crate) fn name(instance: &InstanceRow) -> String {
+    match (&instance.item_name, instance.map_index) {
+        (Some(name), 0..) => format!("{}[{}]", instance.task_id, plain(name)),
+        (None, 0..) => reference(instance),
+        (_, _) => instance.task_id.to_string(),
+    }
+}
+
+/// The task's id, with the index of a mapped item.
+pub(crate) fn reference(instance: &InstanceRow) -> String {
     if instance.map_index < 0 {
         instance.task_id.to_string()
     } else {
@@ -565,7 +762,10 @@ mod tests {
         let (run, dag, instances) = (samples::run(), samples::dag(), samples::instances());
         insta::assert_snapshot!("run_head", html(&head(&run, &instances, None, Vec::new())));
         insta::assert_snapshot!("run_tasks", html(&timetable(&run, &dag, &instances, now)));
-        insta::assert_snapshot!("run_graph", html(&Graph::of_run(&dag, &instances)));
+        insta::assert_snapshot!(
+            "run_graph",
+            html(&Graph::of_run(&dag, &instances, Groups::Closed))
+        );
     }
 
     #[test]

@@ -106,6 +106,7 @@ pub(crate) async fn events(
 ) -> Result<Response, Failure> {
     let seen = Seen {
         seen: wanted.seen.clone(),
+        ..Seen::default()
     };
     live::follow(&state.clone(), &seen, move || {
         regions(state.clone(), wanted.clone())

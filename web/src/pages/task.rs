@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::{
     Layout, find_run, render,
-    run::{Written, json_block, name, took},
+    run::{Written, json_block, name, reference, took},
     run_id,
     runs::address,
     task_id,
@@ -74,6 +74,8 @@ struct HeadRegion {
     kind: String,
     /// What the address calls it: without the index of a mapped item.
     task_id: String,
+    /// What a clear calls it: with the index of a mapped item.
+    cleared: String,
     badge: Badge,
     wake: When,
     sleeps: bool,
@@ -400,6 +402,7 @@ async fn head(
         task: name(instance),
         kind: instance.kind.clone(),
         task_id: instance.task_id.to_string(),
+        cleared: reference(instance),
         badge: task_badge(instance.state, instance.sleep_reason),
         wake: When::relative(instance.wake_at),
         sleeps: instance.state == TaskState::Sleeping,

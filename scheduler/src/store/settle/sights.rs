@@ -47,12 +47,21 @@ impl Store {
         run_id: RunId,
         ordinals: BTreeSet<usize>,
     ) -> Result<Sights, Error> {
-        let wanted = ordinals.into_iter().map(|one| (run_id, one)).collect();
-        Ok(read(connection, &wanted)
-            .await?
-            .remove(&run_id)
-            .unwrap_or_default())
+        sights_of(connection, run_id, &ordinals).await
     }
+}
+
+/// What became of some tasks of one run.
+pub(in crate::store) async fn sights_of(
+    connection: &mut PgConnection,
+    run_id: RunId,
+    ordinals: &BTreeSet<usize>,
+) -> Result<Sights, Error> {
+    let wanted = ordinals.iter().map(|one| (run_id, *one)).collect();
+    Ok(read(connection, &wanted)
+        .await?
+        .remove(&run_id)
+        .unwrap_or_default())
 }
 
 async fn read(
