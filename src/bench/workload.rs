@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike, Timelike, Utc};
 use chrono_tz::Tz;
 use clap::ValueEnum;
 use pinwheel_scheduler::model::{
-    Alerts, Catchup, Dag, DagId, Overlap, Schedule, Task, TaskId, TriggerRule,
+    Alerts, Catchup, Dag, DagId, Flow, Foreach, Overlap, Schedule, Task, TaskId, TriggerRule,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -24,7 +24,7 @@ pub(super) enum Workload {
     Many,
     /// 5,000 DAGs due at once, of 10 tasks each: one, 8 after it, one after all of them
     Burst,
-    /// One run of 10,000 independent tasks
+    /// One run of a task that is mapped over a list of 10,000 items
     Map,
     /// 1,000 DAGs of one task due in the same second
     Tick,
@@ -115,12 +115,15 @@ impl Workload {
             Self::Fan => fan(200),
             Self::Many => chain(5),
             Self::Burst => fan(8),
-            Self::Map => vec![Vec::new(); 10_000],
+            Self::Map => vec![Vec::new()],
             Self::Tick | Self::TickOne => chain(1),
             Self::Shell => vec![Vec::new(); 1_000],
         }
     }
 }
+
+/// As many as a list may have.
+const MAP_ITEMS: usize = 10_000;
 
 fn dag(id: &str, workload: Workload, upstream: &[Vec<usize>], tick: Option<DateTime<Utc>>) -> Dag {
     let mut tasks: Vec<Task> = upstream
@@ -196,7 +199,14 @@ fn task(number: usize, workload: Workload, upstream: Vec<usize>) -> Task {
         slots: 1,
         allow_failure: false,
         concurrency: None,
-        flow: Default::default(),
+        flow: Flow {
+            foreach: (workload == Workload::Map).then(|| Foreach {
+                list: (0..MAP_ITEMS).collect(),
+                item_name: None,
+                max_active_items: None,
+            }),
+            ..Flow::default()
+        },
         outlets: Vec::new(),
         with,
     }
@@ -212,7 +222,11 @@ mod tests {
             workload
                 .make(None)
                 .iter()
-                .map(|dag| dag.tasks.len())
+                .flat_map(|dag| dag.tasks.clone())
+                .map(|task| match task.flow.foreach {
+                    Some(foreach) => foreach.list.as_array().map_or(0, Vec::len),
+                    None => 1,
+                })
                 .sum::<usize>()
                 * workload.runs()
                 / workload.dags()

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use super::{
     Error, Store,
-    people::{audit, index, lock_run, unknown_task},
+    people::{audit, delete_waits, index, lock_run, named},
     settle::{Counters, Step},
     time_limits::limit_runs,
 };
@@ -136,10 +136,7 @@ impl Store {
             }
             MarkSelection::Tasks(tasks) => {
                 for task_id in tasks {
-                    let (ordinal, _) = dag
-                        .task(task_id.as_str())
-                        .ok_or_else(|| unknown_task(&dag, task_id.as_str()))?;
-                    chosen.insert(ordinal);
+                    chosen.extend(named(&dag, task_id.as_str())?);
                 }
                 end_chosen(connection, run_id, &chosen, state, &reason, &mut step).await?
             }
@@ -177,6 +174,7 @@ impl Store {
             .await?;
         if fails_run {
             end_run(connection, run_id, RunState::Failed, &reason).await?;
+            step.closed.push((run_id, RunState::Failed));
             self.start_runs(connection, &BTreeSet::from([run.dag_id]), &mut step)
                 .await?;
         } else {
@@ -194,6 +192,7 @@ impl Store {
             self.cascade(connection, finals, &mut step).await?;
             step.may_close(run_id);
         }
+        step.has_moved(run_id);
         self.finish(connection, &mut step).await?;
         let run_state =
             sqlx::query_file_scalar!("src/store/queries/read_state_of_run.sql", run_id.0)
@@ -261,12 +260,7 @@ async fn end_where(
         .map(|row| row.instance_id.0)
         .collect();
     lock_around(connection, run_id, &concerned).await?;
-    sqlx::query_file!("src/store/queries/delete_waits_of.sql", &concerned)
-        .execute(&mut *connection)
-        .await?;
-    sqlx::query_file!("src/store/queries/delete_parked_of.sql", &concerned)
-        .execute(&mut *connection)
-        .await?;
+    delete_waits(connection, &concerned).await?;
     // A claim may have taken some until their ready rows were locked.
     let now = sqlx::query_file!("src/store/queries/read_states.sql", run_id.0)
         .fetch_all(&mut *connection)

@@ -86,12 +86,7 @@ impl Store {
         sqlx::query_file_scalar!("src/store/queries/lock_gates_around.sql", &instances)
             .fetch_all(&mut *transaction)
             .await?;
-        sqlx::query_file!("src/store/queries/delete_waits_of_run.sql", run_id.0)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query_file!("src/store/queries/delete_parked_of.sql", &instances)
-            .execute(&mut *transaction)
-            .await?;
+        delete_waits(&mut transaction, &instances).await?;
         let stopped =
             sqlx::query_file_scalar!("src/store/queries/cancel_instances.sql", run_id.0, actor)
                 .fetch_one(&mut *transaction)
@@ -335,6 +330,23 @@ impl Store {
     }
 }
 
+/// Takes task instances of a locked run out of everything that makes them run: what wakes, then what may be claimed.
+pub(super) async fn delete_waits(
+    connection: &mut PgConnection,
+    instances: &[i64],
+) -> Result<(), Error> {
+    sqlx::query_file!("src/store/queries/delete_sleepers_of.sql", instances)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query_file!("src/store/queries/delete_ready_of.sql", instances)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query_file!("src/store/queries/delete_parked_of.sql", instances)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// A task instance under its run's lock.
 pub(super) struct Found {
     pub(super) instance_id: InstanceId,
@@ -468,7 +480,7 @@ fn choose(
 }
 
 /// The tasks that a name stands for: one, or those of a group.
-fn named(dag: &Dag, name: &str) -> Result<BTreeSet<usize>, Error> {
+pub(super) fn named(dag: &Dag, name: &str) -> Result<BTreeSet<usize>, Error> {
     if let Some((ordinal, _)) = dag.task(name) {
         return Ok(BTreeSet::from([ordinal]));
     }

@@ -265,6 +265,11 @@ impl Step {
         (numbers(&mut self.moved), numbers(&mut self.held))
     }
 
+    /// Lets the run after look again: people or the clock have ended tasks of this one.
+    pub(super) fn has_moved(&mut self, run_id: RunId) {
+        self.moved.insert(run_id);
+    }
+
     /// Lets a task go on that waited for the run before.
     pub(super) fn release(&mut self, run_id: RunId, ordinal: i32) {
         self.released.insert((run_id, ordinal));
@@ -388,6 +393,7 @@ impl Store {
             matches!(ended.ending, Ending::Success { .. })
                 && ended.lines.is_empty()
                 && task.outlets.is_empty()
+                && !task.flow.depends_on_previous
                 && ended.rendered.is_none()
                 && !ended.execution.continues
                 && dag.max_active_tasks.is_none()

@@ -407,7 +407,7 @@ async fn items_keep_their_limit_and_a_key_of_their_own() {
 #[tokio::test]
 async fn a_task_waits_for_itself_in_the_run_before() {
     let (store, _) = fresh_store().await;
-    let daily = dag("daily", &[("a", &[]), ("b", &["a"])]);
+    let daily = dag("daily", &[("a", &[]), ("b", &["a"]), ("c", &["b"])]);
     let daily = change(daily, "b", |task| task.flow.depends_on_previous = true);
     publish(&store, &daily).await;
     let failing = Arc::new(AtomicUsize::new(1));
