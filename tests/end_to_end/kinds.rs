@@ -68,7 +68,7 @@ fn http_asks_the_api() {
 fn trigger_dag_runs_hello_once() {
     let parent = run("trigger_dag", &["name=Joan".to_owned()]);
     let children = EXAMPLES.psql(&format!(
-        "select state::text || ' ' || params->>'name' from run join run_params using (run_id)
+        "select state::text || ' ' || (params->>'name') from run join run_params using (run_id)
             where dag_id = 'hello' and triggered_by like '% trigger_dag run {} %'",
         parent["run_id"]
     ));

@@ -614,11 +614,13 @@ mod tests {
     queued --> running: start
     queued --> cancelled: cancel
     running --> success: settle
-    running --> failed: settle
+    running --> failed: settle, mark, time out
     running --> cancelled: cancel
-    success --> running: clear
-    failed --> running: clear
-    cancelled --> running: clear
+    success --> running: clear, mark
+    success --> failed: mark
+    failed --> running: clear, mark
+    cancelled --> running: clear, mark
+    cancelled --> failed: mark
     success --> [*]
     failed --> [*]
     cancelled --> [*]

@@ -192,7 +192,9 @@ impl Store {
             self.cascade(connection, finals, &mut step).await?;
             step.may_close(run_id);
         }
-        step.has_moved(run_id);
+        if dag.tasks.iter().any(|task| task.flow.depends_on_previous) {
+            step.has_moved(run_id);
+        }
         self.finish(connection, &mut step).await?;
         let run_state =
             sqlx::query_file_scalar!("src/store/queries/read_state_of_run.sql", run_id.0)

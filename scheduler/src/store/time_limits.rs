@@ -108,7 +108,9 @@ impl Store {
         .await?;
         self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id]), &mut step)
             .await?;
-        step.has_moved(run_id);
+        if dag.tasks.iter().any(|task| task.flow.depends_on_previous) {
+            step.has_moved(run_id);
+        }
         // Somebody may want to hear of it.
         step.closed.push((run_id, RunState::Failed));
         self.finish(&mut transaction, &mut step).await?;

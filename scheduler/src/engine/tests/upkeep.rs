@@ -75,7 +75,7 @@ async fn a_check_beside_busy_engines_finds_nothing_and_a_repair_repairs_nothing(
         mend_open_runs(&looking).await;
     }
     assert!(
-        beside > 2,
+        beside > 0,
         "looks were taken while the engines worked: {beside}"
     );
     let all = store

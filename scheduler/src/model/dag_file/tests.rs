@@ -531,7 +531,7 @@ error: unknown name `env` in a template
    |
 26 |   "{{ ds.upper() }}", "{{ outputs.lend.x }}", "{{ params.limt }}", "{{ now() }}", "{{ env.HOME }}", "{{ outputs }}",
    |                                                                                       ^^^^^^^^ not a name
-   = hint: a template may use `params`, `outputs`, `triggering_datasets`, `dag`, `run`, `task`, `try_number`, `logical_date`, `data_interval_start`, `data_interval_end`, `ds`, `ds_nodash`, `ts`
+   = hint: a template may use `params`, `outputs`, `var`, `conn`, `triggering_datasets`, `dag`, `run`, `task`, `try_number`, `logical_date`, `data_interval_start`, `data_interval_end`, `ds`, `ds_nodash`, `ts`, `item`, `item_index`
 
 error: `outputs` needs the name of a task
   --> dags/a.toml:26:105
@@ -641,7 +641,7 @@ error: unknown name `nope` in a template
   |
 5 |     with.env = { A = "日本", B = "{{ nope }}" }
   |                                      ^^^^ not a name
-  = hint: a template may use `params`, `outputs`, `dag`, `run`, `task`, `try_number`, `logical_date`, `data_interval_start`, `data_interval_end`, `ds`, `ds_nodash`, `ts`
+  = hint: a template may use `params`, `outputs`, `var`, `conn`, `triggering_datasets`, `dag`, `run`, `task`, `try_number`, `logical_date`, `data_interval_start`, `data_interval_end`, `ds`, `ds_nodash`, `ts`, `item`, `item_index`
 
 1 error in dags/a.toml
 "##);

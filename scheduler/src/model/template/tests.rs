@@ -96,7 +96,11 @@ fn the_names_are_airflows() {
     ] {
         assert_eq!(rendered(text).expect(text), expected, "{text}");
     }
-    let names = names(&values(), &Secrets::default());
+    let with_an_item = Values {
+        item: Some((json!("x"), 0)),
+        ..values()
+    };
+    let names = names(&with_an_item, &Secrets::default());
     assert_eq!(
         names.keys().collect::<Vec<_>>(),
         NAMES.iter().map(|(name, _)| name).collect::<Vec<_>>()
@@ -259,7 +263,7 @@ fn a_variable_or_connection_that_is_not_there_says_how_to_make_it() {
         (
             "{{ conn['ware-house'].extra.b }}",
             "cannot render `key`: `conn['ware-house'].extra.b` is not there: there is no `b`",
-            "there are `a`",
+            "did you mean `a`?",
         ),
     ] {
         let error = with_secrets(text).expect_err(text);

@@ -175,7 +175,11 @@ async fn a_date_keeps_its_run_and_the_run_goes_on_with_the_present_version() {
     let run = &running(&store, &edited).await[0];
     assert_eq!(Some(run.run_id), planned[0].run_id, "the same run, cleared");
     let tasks: Vec<String> = states(&store, run.run_id).await.into_keys().collect();
-    assert_eq!(tasks, ["a", "b", "new"]);
+    assert_eq!(
+        tasks,
+        ["a", "b", "gone", "new"],
+        "what is gone stays as history"
+    );
     for _ in 0..6 {
         work(&store, worker, success).await;
     }

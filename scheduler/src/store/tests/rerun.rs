@@ -413,6 +413,8 @@ async fn a_mark_in_a_full_pool_and_behind_a_full_gate_frees_what_it_held() {
     super::limit_pool(&store, "narrow", 1).await;
     let run = trigger(&store, &gated).await;
     let worker = register(&store, "one").await;
+    // The first claim only learns that there are gates.
+    claim(&store, worker, 1).await;
     let held = claim(&store, worker, 3).await;
     assert_eq!(held.len(), 1);
     // `b` waits behind the gate, parked.

@@ -184,7 +184,7 @@ fn the_schema_takes_what_is_read() {
     for pointer in [
         "/$defs/datasets/oneOf/1/properties/all/items/$ref",
         "/$defs/datasets/oneOf/2/properties/any/items/$ref",
-        "/$defs/schedule/oneOf/2/properties/datasets/$ref",
+        "/$defs/schedule/oneOf/3/properties/datasets/$ref",
     ] {
         assert_eq!(
             schema.pointer(pointer),
