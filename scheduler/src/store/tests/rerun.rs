@@ -431,6 +431,8 @@ async fn a_mark_in_a_full_pool_and_behind_a_full_gate_frees_what_it_held() {
         .await,
         0
     );
+    // Nothing stood behind the gate in between, so there is one claim again that only learns of it.
+    claim(&store, worker, 3).await;
     assert_eq!(run_all(&store, worker, |_| success()).await, ["c"]);
     assert_eq!(run_state(&store, run).await, RunState::Success);
     assert_eq!(number(&store, "select count(*) from parked").await, 0);

@@ -205,6 +205,8 @@ async fn a_task_behind_a_gate_names_who_is_in_it() {
     });
     let first = start(&store, &keyed).await;
     let second = trigger(&store, &keyed).await;
+    // Nothing stood behind a gate in between, so there is one claim again that only learns of it.
+    claim(&store, worker, 4).await;
     assert_eq!(claim(&store, worker, 4).await.len(), 1);
     assert_eq!(
         sentence(&store, second, "x").await,
