@@ -353,7 +353,7 @@ fn is_seen_otherwise(schedule: &Schedule, tick: DateTime<Utc>) -> bool {
 
 /// Whether a day is missing right before an instant.
 fn is_lost_day(instant: &DateTime<chrono_tz::Tz>) -> bool {
-    let before = instant.clone() - TimeDelta::days(1);
+    let before = *instant - TimeDelta::days(1);
     (instant.naive_local() - before.naive_local()).abs() > TimeDelta::hours(36)
 }
 
