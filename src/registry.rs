@@ -321,28 +321,100 @@ mod tests {
         let registry = for_checks(&root.join("dags")).await.unwrap();
         let guide = std::fs::read_to_string(root.join("docs/DAG_FILE.md")).unwrap();
         let schema = dag_file::schema(&registry);
+        let shown: Vec<toml::Table> = guide
+            .split("```toml\n")
+            .skip(1)
+            .map(|block| block.split("```").next().expect("a block ends"))
+            .map(|example| example.parse().expect(example))
+            .collect();
         let mut missing = Vec::new();
-        for pointer in [
-            "/properties",
-            "/properties/dag/properties",
-            "/properties/params/additionalProperties/properties",
-            "/properties/defaults/properties",
-            "/properties/groups/additionalProperties/properties",
-            "/properties/tasks/additionalProperties/properties",
-            "/properties/deadline/items/properties",
-            "/properties/notify/items/properties",
+        for (pointer, heading, tables) in [
+            ("/properties", "# DAG files", &[""] as &[&str]),
+            ("/properties/dag/properties", "## `[dag]`", &["dag"]),
+            (
+                "/properties/params/additionalProperties/properties",
+                "## `[params.NAME]`",
+                &["params.*"],
+            ),
+            // What stands there may stand in a task as well, and is shown in either.
+            (
+                "/properties/defaults/properties",
+                "## `[defaults]` and `[tasks.ID]`",
+                &["defaults", "tasks.*"],
+            ),
+            (
+                "/properties/groups/additionalProperties/properties",
+                "### Groups",
+                &["groups.*"],
+            ),
+            (
+                "/properties/tasks/additionalProperties/properties",
+                "## `[defaults]` and `[tasks.ID]`",
+                &["tasks.*"],
+            ),
+            (
+                "/properties/deadline/items/properties",
+                "## `[[deadline]]` and `[[notify]]`",
+                &["deadline.*"],
+            ),
+            (
+                "/properties/notify/items/properties",
+                "## `[[deadline]]` and `[[notify]]`",
+                &["notify.*"],
+            ),
         ] {
-            let table = schema.pointer(pointer).and_then(|keys| keys.as_object());
-            for key in table.expect(pointer).keys() {
-                let is_there = guide.contains(&format!("`{key}`"))
-                    || guide.contains(&format!("[{key}"))
-                    || guide.contains(&format!("[[{key}"));
-                if !is_there {
-                    missing.push(format!("{pointer}/{key}"));
+            let section = section(&guide, heading);
+            let keys = schema.pointer(pointer).and_then(|keys| keys.as_object());
+            for key in keys.expect(pointer).keys() {
+                let is_told = section.contains(&format!("`{key}`"))
+                    || section.contains(&format!("`[{key}"))
+                    || section.contains(&format!("`[[{key}"));
+                let is_shown = shown
+                    .iter()
+                    .flat_map(|file| tables.iter().flat_map(|path| tables_at(file, path)))
+                    .any(|table| table.contains_key(key));
+                for (is_there, place) in [(is_told, "text"), (is_shown, "example")] {
+                    if !is_there {
+                        missing.push(format!("{pointer}/{key}: {place}"));
+                    }
                 }
             }
         }
-        assert!(missing.is_empty(), "{missing:?}");
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+
+    /// What stands below a heading, up to the next of its level or above; below the title, everything.
+    fn section<'g>(guide: &'g str, heading: &str) -> &'g str {
+        let start = guide
+            .find(&format!("{heading}\n"))
+            .unwrap_or_else(|| panic!("docs/DAG_FILE.md has no `{heading}`"));
+        let text = &guide[start + heading.len()..];
+        let ends: &[&str] = match heading.split(' ').next() {
+            Some("##") => &["\n## "],
+            Some("###") => &["\n## ", "\n### "],
+            _ => &[],
+        };
+        let end = ends.iter().filter_map(|end| text.find(end)).min();
+        &text[..end.unwrap_or(text.len())]
+    }
+
+    /// The tables of a file at `NAME`, or all below it at `NAME.*`; the file itself at the empty path.
+    fn tables_at<'t>(file: &'t toml::Table, path: &str) -> Vec<&'t toml::Table> {
+        let (name, is_below) = match path.strip_suffix(".*") {
+            Some(name) => (name, true),
+            None => (path, false),
+        };
+        match (name, file.get(name)) {
+            ("", _) => vec![file],
+            (_, Some(toml::Value::Table(table))) if is_below => {
+                table.values().filter_map(toml::Value::as_table).collect()
+            }
+            (_, Some(toml::Value::Table(table))) => vec![table],
+            (_, Some(toml::Value::Array(items))) => {
+                items.iter().filter_map(toml::Value::as_table).collect()
+            }
+            (_, Some(_) | None) => Vec::new(),
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use crate::{
     model::{
         Alerts, Catchup, Dag, DagId, Overlap, Params, RunId, RunKind, RunState, Task, TaskId,
         TaskState, TriggerRule,
+        flow::{Shape, setups},
     },
     store::{NewRun, Store},
 };
@@ -64,6 +65,25 @@ pub(crate) fn dag(id: &str, tasks: &[(&str, &[&str])]) -> Dag {
         groups: Default::default(),
         tasks: made,
     }
+}
+
+/// The DAG with one task changed, and what follows from it.
+pub(crate) fn change(mut dag: Dag, id: &str, change: impl FnOnce(&mut Task)) -> Dag {
+    let (ordinal, _) = dag.task(id).unwrap();
+    change(&mut dag.tasks[ordinal]);
+    let shapes: Vec<Shape> = dag
+        .tasks
+        .iter()
+        .map(|task| Shape {
+            upstream: task.upstream.clone(),
+            setup: task.flow.setup,
+            teardown: task.flow.teardown,
+        })
+        .collect();
+    for (task, setups) in dag.tasks.iter_mut().zip(setups(&shapes)) {
+        task.flow.setups = setups;
+    }
+    dag
 }
 
 fn task(name: &str, mut upstream: Vec<usize>) -> Task {

@@ -15,7 +15,7 @@ use pinwheel_scheduler::{
 };
 use serde_json::{Value, json};
 
-use super::output;
+use super::{dags::when_it_runs, output};
 use crate::{
     failure::{Failure, Result},
     registry,
@@ -98,14 +98,11 @@ impl Checked {
             ))?;
         }
         for LoadedFile { file, dag, .. } in &self.good {
-            let schedule = dag
-                .schedule
-                .as_ref()
-                .map_or_else(|| "runs by hand".to_owned(), |schedule| schedule.describe());
             output::text(&format!(
-                "{file}: `{}` is good, {}, {schedule}",
+                "{file}: `{}` is good, {}, {}",
                 dag.id,
-                counted(dag.tasks.len(), "task")
+                counted(dag.tasks.len(), "task"),
+                when_it_runs(dag)
             ))?;
         }
         if self.good.is_empty() && self.bad.is_empty() {

@@ -296,13 +296,7 @@ fn place(shown: &ShownConnection) -> String {
     if shown.problem.is_some() {
         return "cannot be read".to_owned();
     }
-    let mut place = shown.host.clone().unwrap_or_default();
-    if let Some(port) = shown.port {
-        place.push_str(&format!(":{port}"));
-    }
-    if let Some(schema) = &shown.schema {
-        place.push_str(&format!("/{schema}"));
-    }
+    let place = pinwheel_web::connection_place(shown);
     if place.is_empty() {
         "-".to_owned()
     } else {

@@ -340,6 +340,24 @@ fn timing(dag: &Dag) -> Vec<(&'static str, String)> {
     .collect()
 }
 
+/// The updates after which it runs.
+fn awaited(dag: &Dag) -> Option<String> {
+    let set = dag.datasets.as_ref()?;
+    Some(format!("updates of {}", set.describe()))
+}
+
+/// When it runs, in words: by its schedule, after updates, or by hand.
+pub(crate) fn when_it_runs(dag: &Dag) -> String {
+    match (&dag.schedule, awaited(dag)) {
+        (Some(schedule), None) => schedule.describe(),
+        (Some(schedule), Some(updates)) => {
+            format!("{}, and after {updates}", schedule.describe())
+        }
+        (None, Some(updates)) => format!("runs after {updates}"),
+        (None, None) => "runs by hand".to_owned(),
+    }
+}
+
 fn description(dag: &store::DagRow, definition: &Dag) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
@@ -359,8 +377,8 @@ fn description(dag: &store::DagRow, definition: &Dag) -> String {
         None if definition.datasets.is_some() => {}
         None => line("schedule", "none: it runs by hand"),
     }
-    if let Some(set) = &definition.datasets {
-        line("runs after", &format!("updates of {}", set.describe()));
+    if let Some(updates) = awaited(definition) {
+        line("runs after", &updates);
     }
     line("next run", &next_run(dag, definition));
     for (label, value) in timing(definition) {
@@ -465,7 +483,11 @@ fn print_next(
         }));
     }
     let Some(schedule) = &dag.schedule else {
-        return output::text(&format!("{} has no schedule: it runs by hand", dag.id));
+        return output::text(&format!(
+            "{} has no schedule: it {}",
+            dag.id,
+            when_it_runs(dag)
+        ));
     };
     output::text(&format!("{}: {}", dag.id, schedule.describe()))?;
     match row {

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeZone, Utc};
 use clap::Args;
 use pinwheel_scheduler::{
     local::{self, Event, Mock, Report, Request},
@@ -10,7 +9,7 @@ use pinwheel_scheduler::{
 };
 use serde_json::Value;
 
-use super::output;
+use super::{logical_date, output};
 use crate::{
     failure::{Failure, Result},
     registry,
@@ -82,47 +81,18 @@ fn request(dag: &Dag, arguments: &Test, settings: &Settings) -> Result<Request> 
             "give params by `--param NAME=VALUE`; `pinwheel dags check` shows the file is good",
         )
     })?;
-    let logical_date = match &arguments.date {
-        Some(text) => date(dag, text)?,
-        None => Utc::now(),
-    };
-    let interval = dag.schedule.as_ref().and_then(|schedule| {
-        schedule
-            .next_after(logical_date)
-            .and_then(|tick| schedule.interval_closed_by(tick))
-            .filter(|interval| interval.start == logical_date)
-            .or_else(|| schedule.last_complete_interval(logical_date))
-    });
+    let logical_date = logical_date::read(dag, arguments.date.as_deref())?;
+    let interval = logical_date::interval(dag, logical_date);
     Ok(Request {
         logical_date,
-        data_interval_start: interval.map_or(logical_date, |interval| interval.start),
-        data_interval_end: interval.map_or(logical_date, |interval| interval.end),
+        data_interval_start: interval.start,
+        data_interval_end: interval.end,
         params,
         mocks: mocks(dag, &arguments.mocks)?,
         outputs: outputs(dag, &arguments.outputs)?,
         slots: arguments.slots,
         sources: settings.secrets.sources()?,
     })
-}
-
-/// A day is its first moment where the schedule is.
-fn date(dag: &Dag, text: &str) -> Result<DateTime<Utc>> {
-    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
-        return Ok(instant.with_timezone(&Utc));
-    }
-    let day: NaiveDate = text.parse().map_err(|_| {
-        Failure::invalid(format!("`--date {text}` is no date"))
-            .hint("write a day such as 2026-01-31, or a time such as 2026-01-31T02:00:00Z")
-    })?;
-    let midnight = day.and_time(NaiveTime::MIN);
-    let zone = dag
-        .schedule
-        .as_ref()
-        .map_or(chrono_tz::UTC, |schedule| schedule.zone());
-    Ok(zone
-        .from_local_datetime(&midnight)
-        .earliest()
-        .map_or_else(|| midnight.and_utc(), |local| local.with_timezone(&Utc)))
 }
 
 fn mocks(dag: &Dag, given: &[String]) -> Result<BTreeMap<String, Mock>> {

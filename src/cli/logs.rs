@@ -10,7 +10,10 @@ use pinwheel_scheduler::{
 };
 
 use super::{client, output};
-use crate::{failure::Result, settings::Settings};
+use crate::{
+    failure::{Failure, Result},
+    settings::Settings,
+};
 
 /// Lines asked for at once.
 const PAGE: i64 = 1000;
@@ -21,6 +24,7 @@ const PAGE: i64 = 1000;
 Examples:
   pinwheel logs 12 land            every try
   pinwheel logs 12 land --try 2    the second try
+  pinwheel logs 12 land --item 3   one item of a mapped task
   pinwheel logs 12 land --follow   until the task has ended")]
 pub(crate) struct Arguments {
     /// The run's number
@@ -28,6 +32,9 @@ pub(crate) struct Arguments {
     /// The task
     #[arg(value_parser = client::task_id)]
     task: TaskId,
+    /// The item of a mapped task, by its place in the list from 0
+    #[arg(long, visible_alias = "map-index", value_name = "INDEX")]
+    item: Option<i32>,
     /// Only this try, counted from 1
     #[arg(long = "try", value_name = "NUMBER")]
     try_number: Option<i32>,
@@ -59,11 +66,20 @@ pub(crate) async fn run(settings: &Settings, arguments: &Arguments) -> Result<()
 async fn find(store: &Store, arguments: &Arguments) -> Result<InstanceRow> {
     let run = client::run(store, arguments.run).await?;
     let instances = store.instances(arguments.run).await?;
-    if let Some(found) = instances
+    let of_task: Vec<_> = instances
         .iter()
-        .find(|instance| instance.task_id == arguments.task)
-    {
-        return Ok(found.clone());
+        .filter(|instance| instance.task_id == arguments.task)
+        .collect();
+    let map_index = arguments.item.unwrap_or(-1);
+    let found = of_task
+        .iter()
+        .find(|instance| instance.map_index == map_index);
+    if let Some(found) = found {
+        return Ok((*found).clone());
+    }
+    if !of_task.is_empty() {
+        let items = of_task.iter().filter(|one| one.map_index >= 0).count();
+        return Err(no_such_item(arguments, items));
     }
     let nearest = instances
         .iter()
@@ -76,6 +92,25 @@ async fn find(store: &Store, arguments: &Arguments) -> Result<InstanceRow> {
         nearest,
     }
     .into())
+}
+
+/// The task is there, and what was asked for is not among its `items`.
+fn no_such_item(arguments: &Arguments, items: usize) -> Failure {
+    let task = format!("task `{}` of run {}", arguments.task, arguments.run);
+    let there_are = match items {
+        1 => "1 item".to_owned(),
+        many => format!("{many} items"),
+    };
+    match (arguments.item, items) {
+        (_, 0) => Failure::invalid(format!("{task} has no items"))
+            .hint("leave out --item; the list of a mapped task is made when it would run"),
+        (None, _) => Failure::invalid(format!("{task} has {there_are}, each with its own log"))
+            .hint("choose one with --item, counted from 0"),
+        (Some(item), _) => {
+            Failure::invalid(format!("{task} has no item {item}, it has {there_are}"))
+                .hint("they are counted from 0")
+        }
+    }
 }
 
 async fn print(

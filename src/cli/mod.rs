@@ -12,6 +12,7 @@ mod db;
 mod emulate;
 mod env;
 mod init;
+mod logical_date;
 mod logs;
 mod notifications;
 pub(crate) mod output;
@@ -92,10 +93,10 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     Stream,
     /// Post pins to an ingest API as users would
     Emulate(emulate::Arguments),
-    /// List, check, show, trigger and pause DAGs
+    /// List, check, show, test, render, trigger and pause DAGs, and add new ones
     #[command(subcommand)]
     Dags(dags::Command),
-    /// List, show, cancel, clear and mark runs
+    /// List, show, cancel, clear and mark runs, and write notes beside them
     #[command(subcommand)]
     Runs(runs::Command),
     /// Run a range of logical dates of a DAG, and steer that

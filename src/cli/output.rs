@@ -48,6 +48,11 @@ pub(crate) fn columns<const N: usize>(
     lines.join("\n")
 }
 
+/// A name that the data chose, on one line: it steers no terminal.
+pub(crate) fn name(text: &str) -> String {
+    pinwheel_web::plain(text).replace(['\n', '\t'], " ")
+}
+
 /// An instant for people: UTC to the second.
 pub(crate) fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%SZ").to_string()
@@ -100,6 +105,11 @@ mod tests {
             ],
         );
         assert_eq!(table, "ID   STATE\na    success\nbcd  failed");
+    }
+
+    #[test]
+    fn a_name_steers_no_terminal() {
+        assert_eq!(name("a\u{1b}[2Jb\nc\td\u{7}\u{202e}"), "ab c d\u{fffd}");
     }
 
     #[test]

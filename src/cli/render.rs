@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use pinwheel_scheduler::{
     model::{
@@ -14,7 +14,7 @@ use pinwheel_scheduler::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{check, dags::read_params, output};
+use super::{check, dags::read_params, logical_date, output};
 use crate::{
     failure::{Failure, Result},
     settings::Settings,
@@ -27,9 +27,9 @@ pub(crate) struct Render {
     file: PathBuf,
     /// The task
     task: String,
-    /// The logical date: 2026-01-31, or RFC 3339 [default: the start of the last complete data interval]
-    #[arg(long, value_name = "DATE", value_parser = date)]
-    date: Option<DateTime<Utc>>,
+    /// The logical date: a day, or a time in RFC 3339 [default: now]
+    #[arg(long, value_name = "DATE")]
+    date: Option<String>,
     /// A param of the run; may be given several times
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
@@ -44,27 +44,20 @@ pub(crate) struct Render {
     json: bool,
 }
 
-fn date(text: &str) -> std::result::Result<DateTime<Utc>, String> {
-    if let Ok(day) = text.parse::<NaiveDate>() {
-        return Ok(day.and_time(chrono::NaiveTime::MIN).and_utc());
-    }
-    DateTime::parse_from_rfc3339(text)
-        .map(|instant| instant.to_utc())
-        .map_err(|_| "expected a date such as 2026-01-31 or 2026-01-31T02:00:00Z".to_owned())
-}
-
 /// Renders and prints.
 pub(crate) async fn run(settings: &Settings, arguments: &Render) -> Result<()> {
     let dag = check::load_one(&arguments.file, &settings.dags_folder).await?;
     let task = find(&dag, &arguments.task)?;
-    let interval = interval(&dag, arguments.date);
+    let logical_date = logical_date::read(&dag, arguments.date.as_deref())?;
+    let interval = logical_date::interval(&dag, logical_date);
     let params = dag
         .check_params(&read_params(&dag, &arguments.params)?)
         .map_err(|errors| {
             let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
             Failure::invalid(all.join("; ")).hint("give each with --param NAME=VALUE")
         })?;
-    let mut values = values(&dag, task, params, interval, outputs(&arguments.outputs)?);
+    let outputs = outputs(&arguments.outputs)?;
+    let mut values = values(&dag, task, params, (logical_date, interval), outputs);
     if task.flow.foreach.is_some() {
         values.item = Some((arguments.item.clone().unwrap_or(Value::Null), 0));
     }
@@ -109,7 +102,7 @@ pub(crate) async fn run(settings: &Settings, arguments: &Render) -> Result<()> {
         "dag_id": dag.id,
         "task_id": task.id,
         "kind": task.kind,
-        "logical_date": interval.start,
+        "logical_date": logical_date,
         "data_interval_start": interval.start,
         "data_interval_end": interval.end,
         "params": values.params,
@@ -149,27 +142,6 @@ fn find<'d>(dag: &'d Dag, name: &str) -> Result<&'d Task> {
         })
 }
 
-/// The interval that begins at the date, or the one of a run made by hand now.
-fn interval(dag: &Dag, date: Option<DateTime<Utc>>) -> DataInterval {
-    match (&dag.schedule, date) {
-        (Some(schedule), Some(start)) => DataInterval {
-            start,
-            end: schedule.next_after(start).unwrap_or(start),
-        },
-        (None, Some(start)) => DataInterval { start, end: start },
-        (schedule, None) => {
-            let now = Utc::now();
-            schedule
-                .as_ref()
-                .and_then(|schedule| schedule.last_complete_interval(now))
-                .unwrap_or(DataInterval {
-                    start: now,
-                    end: now,
-                })
-        }
-    }
-}
-
 fn outputs(given: &[String]) -> Result<BTreeMap<String, Value>> {
     given
         .iter()
@@ -192,7 +164,7 @@ fn values(
     dag: &Dag,
     task: &Task,
     params: Params,
-    interval: DataInterval,
+    (logical_date, interval): (DateTime<Utc>, DataInterval),
     outputs: BTreeMap<String, Value>,
 ) -> Values {
     Values {
@@ -202,7 +174,7 @@ fn values(
         run_id: 0,
         task_id: task.id.to_string(),
         try_number: 1,
-        logical_date: interval.start,
+        logical_date,
         data_interval_start: interval.start,
         data_interval_end: interval.end,
         item: None,

@@ -33,6 +33,8 @@ Examples:
   pinwheel runs clear 12 --failed             what failed, and everything downstream of it
   pinwheel runs clear 12 --task clean         one task and everything downstream of it
   pinwheel runs clear 12 --task clean --only  that task alone
+  pinwheel runs clear 12 --task measure --item 3
+                                              one item of a mapped task and everything downstream of it
   pinwheel runs clear 12 --task clean --upstream --dry-run
                                               what would run again, with what is above it
   pinwheel runs clear 12 --failed --version latest
@@ -42,6 +44,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   pinwheel runs mark 12 success --task load   what could not run because of its failure runs now
+  pinwheel runs mark 12 success --task measure --item 3
+                                              one item of a mapped task alone
   pinwheel runs mark 12 failed --all          the run: what runs is stopped, what has not begun is skipped")]
     Mark(Mark),
     /// Write a note beside a run or one of its tasks; an empty text takes it away
@@ -117,7 +121,12 @@ pub(crate) struct Clear {
     #[arg(long = "task", value_parser = client::task_id, value_name = "ID")]
     tasks: Vec<TaskId>,
     /// One item of the task, by its place in the list from 0
-    #[arg(long, requires = "tasks", value_name = "N")]
+    #[arg(
+        long,
+        visible_alias = "map-index",
+        requires = "tasks",
+        value_name = "N"
+    )]
     item: Option<i32>,
     /// Every task that failed, was cancelled or could not run because of a failure above
     #[arg(long)]
@@ -163,6 +172,14 @@ pub(crate) struct Mark {
     /// This task; may be given several times
     #[arg(long = "task", value_parser = client::task_id, value_name = "ID")]
     tasks: Vec<TaskId>,
+    /// One item of the task, by its place in the list from 0
+    #[arg(
+        long,
+        visible_alias = "map-index",
+        requires = "tasks",
+        value_name = "N"
+    )]
+    item: Option<i32>,
     /// The run itself
     #[arg(long)]
     all: bool,
@@ -189,7 +206,7 @@ pub(crate) struct Note {
     #[arg(long, value_parser = client::task_id, value_name = "ID")]
     task: Option<TaskId>,
     /// Beside this item of a mapped task
-    #[arg(long, requires = "task", value_name = "INDEX")]
+    #[arg(long, visible_alias = "item", requires = "task", value_name = "INDEX")]
     map_index: Option<i32>,
 }
 
@@ -270,19 +287,40 @@ async fn show(settings: &Settings, arguments: &Show) -> Result<()> {
         text.push_str(&datasets::of_run(&events));
     }
     if let Some(stuck) = store.why_stuck(arguments.run).await? {
-        write!(text, "\n{}: {}\n", stuck.task_id, stuck.sentence)
-            .expect("a string takes every text");
+        let name = name_at(&instances, &stuck.task_id, stuck.map_index);
+        write!(text, "\n{name}: {}\n", stuck.sentence).expect("a string takes every text");
     }
     for note in &notes {
-        writeln!(text, "\n{}", written(note)).expect("a string takes every text");
+        writeln!(text, "\n{}", written(note, &instances)).expect("a string takes every text");
     }
     output::text(&text)
 }
 
+/// The task's id, with the name or the index of a mapped item.
+fn name(instance: &InstanceRow) -> String {
+    let task_id = &instance.task_id;
+    match (&instance.item_name, instance.map_index) {
+        (Some(name), 0..) => format!("{task_id}[{}]", output::name(name)),
+        (None, index @ 0..) => format!("{task_id}[{index}]"),
+        (_, ..0) => task_id.to_string(),
+    }
+}
+
+/// [`name`] of one that is known by its place.
+fn name_at(instances: &[InstanceRow], task_id: &TaskId, map_index: i32) -> String {
+    instances
+        .iter()
+        .find(|instance| instance.task_id == *task_id && instance.map_index == map_index)
+        .map_or_else(|| task_id.to_string(), name)
+}
+
 /// A note for people.
-fn written(note: &NoteRow) -> String {
+fn written(note: &NoteRow, instances: &[InstanceRow]) -> String {
     let about = match &note.task_id {
-        Some(task_id) => format!(" on {task_id}"),
+        Some(task_id) => {
+            let map_index = note.map_index.unwrap_or(-1);
+            format!(" on {}", name_at(instances, task_id, map_index))
+        }
         None => String::new(),
     };
     format!(
@@ -329,7 +367,7 @@ pub(crate) fn description(run: &RunRow, instances: &[InstanceRow]) -> String {
     }
     let tasks = instances.iter().map(|instance| {
         [
-            instance.task_id.to_string(),
+            name(instance),
             instance.kind.clone(),
             state(instance),
             format!("{}/{}", instance.tries, instance.tries_allowed),
@@ -392,9 +430,7 @@ async fn clear(settings: &Settings, arguments: Clear) -> Result<()> {
                 task: task.clone(),
                 map_index,
             },
-            (Some(_), _) => {
-                return Err(Failure::invalid("`--item` is of one task").hint("give one `--task`"));
-            }
+            (Some(_), _) => return Err(item_of_many()),
             (None, _) => ClearSelection::Tasks(arguments.tasks),
         }
     };
@@ -431,6 +467,10 @@ async fn clear(settings: &Settings, arguments: Clear) -> Result<()> {
         text.push_str(&journey(moved));
     }
     output::text(&text)
+}
+
+fn item_of_many() -> Failure {
+    Failure::invalid("`--item` is of one task").hint("give one `--task`")
 }
 
 /// What a clear would do, for people.
@@ -493,7 +533,14 @@ async fn mark(settings: &Settings, arguments: Mark) -> Result<()> {
     let selection = if arguments.all {
         MarkSelection::WholeRun
     } else {
-        MarkSelection::Tasks(arguments.tasks)
+        match (arguments.item, arguments.tasks.as_slice()) {
+            (Some(map_index), [task]) => MarkSelection::Item {
+                task: task.clone(),
+                map_index,
+            },
+            (Some(_), _) => return Err(item_of_many()),
+            (None, _) => MarkSelection::Tasks(arguments.tasks),
+        }
     };
     let marked = store
         .mark(MarkRequest {

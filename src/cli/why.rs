@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(value_parser = client::task_id)]
     task: TaskId,
     /// The item of a mapped task
-    #[arg(long, value_name = "INDEX")]
+    #[arg(long, visible_alias = "item", value_name = "INDEX")]
     map_index: Option<i32>,
     /// Print JSON
     #[arg(long)]

@@ -80,8 +80,8 @@ pub const CONNECTION_KEYS: [&str; 9] = [
     "id", "type", "host", "port", "login", "password", "schema", "extra", "uri",
 ];
 
-/// A name with one of these in it speaks of a secret. The words are Airflow's.
-const SECRET_WORDS: [&str; 11] = [
+/// A name with one of these in it speaks of a secret. The words are Airflow's, and `credential`.
+const SECRET_WORDS: [&str; 13] = [
     "access_token",
     "api_key",
     "apikey",
@@ -91,7 +91,9 @@ const SECRET_WORDS: [&str; 11] = [
     "passwd",
     "password",
     "private_key",
+    "proxies",
     "secret",
+    "service_account",
     "token",
 ];
 

@@ -105,7 +105,8 @@ impl Masks {
         }
     }
 
-    /// The first secret in a value, and where it stands.
+    /// The first secret in a value, and where it stands. A short one is left out: a value that happens to have the same
+    /// number or word would be taken for it.
     pub fn revealed_in(&self, value: &Value) -> Option<Revealed> {
         if self.is_empty() {
             return None;
@@ -132,6 +133,7 @@ impl Masks {
                 .map(|whose| here(whose, path.to_owned())),
             Value::Number(number) => self
                 .whole(&number.to_string())
+                .filter(|_| number.to_string().len() >= SHORTEST_ANYWHERE)
                 .map(|whose| here(whose, path.to_owned())),
             Value::Array(items) => items
                 .iter()
@@ -154,7 +156,7 @@ impl Masks {
         known
             .forms
             .iter()
-            .find(|form| form.places(text).next().is_some())
+            .find(|form| form.is_telling() && form.places(text).next().is_some())
             .map(|form| Arc::clone(&form.whose))
     }
 
@@ -207,11 +209,21 @@ impl fmt::Debug for Masks {
 }
 
 impl Form {
+    /// Whether a text that holds it holds it hardly by chance.
+    fn is_telling(&self) -> bool {
+        self.text.len() >= SHORTEST_ANYWHERE
+    }
+
     /// Where the text holds it.
     fn places<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
-        text.match_indices(self.text.as_str())
-            .map(|(start, found)| start..start + found.len())
-            .filter(|place| self.text.len() >= SHORTEST_ANYWHERE || is_word(text, place))
+        let mut from = 0;
+        // One may begin inside of another.
+        std::iter::from_fn(move || {
+            let start = from + text.get(from..)?.find(self.text.as_str())?;
+            from = start + self.text.chars().next().map_or(1, char::len_utf8);
+            Some(start..start + self.text.len())
+        })
+        .filter(|place| self.is_telling() || is_word(text, place))
     }
 }
 
@@ -228,7 +240,12 @@ fn is_word(text: &str, place: &Range<usize>) -> bool {
 /// of a program.
 fn forms(secret: &str) -> BTreeSet<String> {
     let mut forms = BTreeSet::new();
-    let parts = std::iter::once(secret).chain(secret.lines().filter(|_| secret.contains('\n')));
+    // A line of brackets alone tells nothing, and would be found everywhere.
+    let parts = std::iter::once(secret).chain(
+        secret
+            .lines()
+            .filter(|line| secret.contains('\n') && line.contains(char::is_alphanumeric)),
+    );
     for part in parts {
         let trimmed = part.trim();
         if trimmed.is_empty() {
@@ -240,8 +257,11 @@ fn forms(secret: &str) -> BTreeSet<String> {
             continue;
         }
         forms.insert(connections::encoded(trimmed));
+        forms.insert(in_a_path(trimmed));
         let quoted = Value::from(part).to_string();
-        forms.insert(quoted[1..quoted.len() - 1].to_owned());
+        let quoted = &quoted[1..quoted.len() - 1];
+        forms.insert(quoted.to_owned());
+        forms.insert(in_ascii(quoted));
     }
     if secret.trim().len() >= SHORTEST_ANYWHERE {
         forms.extend([
@@ -252,6 +272,34 @@ fn forms(secret: &str) -> BTreeSet<String> {
         ]);
     }
     forms
+}
+
+/// A text as clients write it into the path of an address, which is less strict than [`connections::encoded`]: the path
+/// percent-encode set of the WHATWG URL standard.
+fn in_a_path(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut written, byte| {
+        if byte.is_ascii_graphic() && !b"\"#<>?^`{}".contains(&byte) {
+            written.push(char::from(byte));
+        } else {
+            written.push_str(&format!("%{byte:02X}"));
+        }
+        written
+    })
+}
+
+/// JSON as those write it who leave nothing but ASCII in it, such as Python.
+fn in_ascii(quoted: &str) -> String {
+    let mut units = [0; 2];
+    quoted.chars().fold(String::new(), |mut text, character| {
+        if character.is_ascii() {
+            text.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut units) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+        text
+    })
 }
 
 /// Masks a log line by line.
@@ -323,6 +371,23 @@ impl Lines {
                         seen: length,
                     });
                 }
+                // A longer beginning begins with the longest of those.
+                let Some((longest, _)) = form.text.char_indices().nth(LONGEST_BEGINNING) else {
+                    continue;
+                };
+                for (start, _) in line.match_indices(&form.text[..longest]) {
+                    let begun = &line[start..];
+                    if begun.len() > longest
+                        && begun.len() < form.text.len()
+                        && form.text.starts_with(begun)
+                    {
+                        hidden.push(start..line.len());
+                        open.push(Began {
+                            rest: form.text[begun.len()..].to_owned(),
+                            seen: begun.len(),
+                        });
+                    }
+                }
             }
         }
         if !open.is_empty() {
@@ -375,10 +440,50 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_in_a_path_and_in_json_of_ascii_is_blotted_out() {
+        let masks = masks(&["p@ss wörd"]);
+        for (text, masked) in [
+            ("GET http://h/p@ss%20w%C3%B6rd/x", "GET http://h/***/x"),
+            (r#"{"k": "p@ss w\u00f6rd"}"#, r#"{"k": "***"}"#),
+        ] {
+            assert_eq!(masks.text(text), masked, "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_of_brackets_and_short_secrets_refuse_no_output() {
+        let masks = Masks::default();
+        masks.add("a key", "{\n  \"private_key\": \"MIIabcdefgh\"\n}");
+        masks.add_value("a variable", &json!({ "password": "hunter2", "tries": 3 }));
+        assert_eq!(masks.text("{ } is 3"), "{ } is ***");
+        for harmless in [
+            json!({ "text": "{ \"a\": 1 }", "rows": 3, "note": "3 rows" }),
+            json!(3),
+        ] {
+            assert_eq!(masks.revealed_in(&harmless), None, "{harmless}");
+        }
+        assert!(masks.revealed_in(&json!(["a hunter2"])).is_some());
+        assert_eq!(masks.text("\"private_key\": \"MIIabcdefgh\""), "***");
+    }
+
+    #[test]
+    fn a_very_long_secret_that_is_cut_far_behind_its_beginning_is_masked_in_both_lines() {
+        let secret: String = (0..200).map(|number| format!("{number:04}")).collect();
+        let masks = masks(&[&secret]);
+        let mut lines = masks.lines();
+        let first = format!("it is {}", &secret[..400]);
+        assert_eq!(lines.line(LogStream::Stdout, first), "it is ***");
+        let second = format!("{} that", &secret[400..]);
+        assert_eq!(lines.line(LogStream::Stdout, second), "*** that");
+    }
+
+    #[test]
     fn secrets_that_overlap_leave_nothing_of_either() {
         let masks = masks(&["abcdef", "defghi", "cde12"]);
         assert_eq!(masks.text("xabcdefghiy"), "x***y");
         assert_eq!(masks.text("abcdef defghi"), "*** ***");
+        let masks = super::tests::masks(&["abcabc"]);
+        assert_eq!(masks.text("xabcabcabcx"), "x***x");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The time-out counts from the first look, across sleeps, by the orchestrator's clock. A look that could not be made (nobody
 //! answers) is a look that has not seen it yet: an outage costs no try, and the time-out is what ends it.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
@@ -33,6 +33,8 @@ pub(crate) const SOFT_FAIL: Field = Field {
 };
 
 const SHORTEST_POKE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a look may take to end after a cancel.
+const LAST_LOOK: Duration = Duration::from_secs(6);
 const USUAL_POKE_INTERVAL: Duration = Duration::from_secs(60);
 const USUAL_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -73,13 +75,18 @@ pub(crate) async fn look(
     let timeout = given.duration("timeout")?.unwrap_or(USUAL_TIMEOUT);
     let is_soft = given.is_set("soft_fail")?;
     let mut looks = Looks::of(context).await?;
+    let mut look = pin!(look);
     let seen = tokio::select! {
         biased;
-        () = context.cancel.cancelled() => return Err(Failure {
-            class: FailureClass::Cancelled,
-            ..Failure::permanent("it was stopped while it looked")
-        }),
-        seen = look => seen,
+        () = context.cancel.cancelled() => {
+            // A look that knows of the cancel tells the other side.
+            let _ended = tokio::time::timeout(LAST_LOOK, &mut look).await;
+            return Err(Failure {
+                class: FailureClass::Cancelled,
+                ..Failure::permanent("it was stopped while it looked")
+            });
+        }
+        seen = &mut look => seen,
     };
     let why = match seen {
         Ok(Seen::There(output)) => return Ok(Outcome::Success { output }),

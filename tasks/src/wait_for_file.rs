@@ -166,6 +166,14 @@ impl Kind for WaitForFile {
     }
 
     async fn run(&self, context: &Context, with: Map<String, Value>) -> Result<Outcome, Failure> {
-        sensor::look(context, &with, self.look(&with)).await
+        // The look knows nothing of a cancel, and nobody has to be told of one.
+        let look = async {
+            tokio::select! {
+                biased;
+                () = context.cancel.cancelled() => Err(Failure::permanent("it was stopped")),
+                seen = self.look(&with) => seen,
+            }
+        };
+        sensor::look(context, &with, look).await
     }
 }

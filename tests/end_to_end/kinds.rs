@@ -6,11 +6,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{Standalone, fresh_directory, project};
 
+/// The examples that are run here.
+pub(crate) const FILES: [&str; 6] = ["hello", "http", "python", "sensors", "sql", "trigger_dag"];
+
 static EXAMPLES: LazyLock<Standalone> = LazyLock::new(|| {
     let folder = fresh_directory("kinds");
     let dags = folder.join("dags");
     fs::create_dir(&dags).expect("the folder is new");
-    for name in ["hello", "http", "python", "sensors", "sql", "trigger_dag"] {
+    for name in FILES {
         let file = format!("{name}.toml");
         fs::copy(project().join("dags/examples").join(&file), dags.join(file))
             .expect("there is such an example");

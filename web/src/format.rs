@@ -7,6 +7,7 @@ use askama::{Template, filters::HtmlSafe};
 use chrono::{DateTime, SecondsFormat, Utc};
 use pinwheel_scheduler::{
     model::{RunKind, RunState, SleepReason, TaskState, TryOutcome},
+    secrets::ShownConnection,
     store::WorkerState,
 };
 use serde_json::Value;
@@ -186,7 +187,7 @@ pub(crate) fn inline(value: &Value) -> String {
 }
 
 /// Text with terminal escape sequences and control characters taken out: a task's output must not steer a terminal or a page.
-pub(crate) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
@@ -222,6 +223,18 @@ pub(crate) fn plain(text: &str) -> String {
         }
     }
     plain
+}
+
+/// Where a connection leads, as `host:port/schema`, as far as it says so.
+pub fn connection_place(shown: &ShownConnection) -> String {
+    let mut place = shown.host.clone().unwrap_or_default();
+    if let Some(port) = shown.port {
+        place.push_str(&format!(":{port}"));
+    }
+    if let Some(schema) = &shown.schema {
+        place.push_str(&format!("/{schema}"));
+    }
+    place
 }
 
 /// The first characters of a text, with an ellipsis when there are more.

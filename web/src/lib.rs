@@ -17,6 +17,7 @@ mod routes;
 mod server;
 mod state;
 
+pub use format::{connection_place, plain};
 pub use health::Check;
 pub use routes::{Route, routes};
 pub use server::{Error, MetricsOptions, WebOptions, metrics_router, router, serve, serve_metrics};

@@ -113,7 +113,6 @@ fn table() -> Table {
     .post("/runs/{run}/note", pages::actions::note_run)
     .get("/runs/{run}/tasks/{task}", pages::task::page)
     .get("/runs/{run}/tasks/{task}/events", pages::task::events)
-    .post("/runs/{run}/tasks/{task}/clear", pages::actions::clear_task)
     .post("/runs/{run}/tasks/{task}/mark", pages::actions::mark_task)
     .post("/runs/{run}/tasks/{task}/note", pages::actions::note_task)
     .get("/datasets", pages::datasets::page)

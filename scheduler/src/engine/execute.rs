@@ -456,7 +456,7 @@ struct Lines {
 
 /// The ending as it may be kept and shown: no word of it holds a secret, and an output that holds one, or is too large,
 /// fails its task.
-fn presentable(ending: Ending, masks: &Masks) -> Ending {
+pub(crate) fn presentable(ending: Ending, masks: &Masks) -> Ending {
     match ending {
         Ending::Success { output } => match refused(&output, masks) {
             Some(failure) => Ending::Failed(failure),

@@ -46,6 +46,7 @@ use crate::{
 use courier::Dispatch;
 use dag_folder::DagFolder;
 use execute::Executor;
+pub(crate) use execute::presentable;
 use heartbeat::{Keeper, Lease, Running};
 use load::Meter;
 use loops::{Loops, OnPanic};

@@ -31,7 +31,7 @@ use crate::{
         ClearRequest, ClearScope, ClearSelection, LogPosition, WorkerScope, WorkerState,
         tests::{cut_connections, expire_workers, limit_pool},
     },
-    testing::{self, dag, fresh_store, kinds, publish, run_end, states, trigger},
+    testing::{self, change, dag, fresh_store, kinds, publish, run_end, states, trigger},
 };
 
 fn options(name: &str) -> Options {

@@ -24,7 +24,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::flow as step,
+    engine::{flow as step, presentable},
     model::{Dag, Params, RunState, Task, TaskState, template},
     secrets::{Environment, Sources},
     store::{Ending, Item},
@@ -241,9 +241,23 @@ impl Runner {
         let mock = self.request.mocks.get(task.id.as_str());
         let foreach = task.flow.foreach.as_ref().filter(|_| self.item.is_none());
         if let Some(foreach) = foreach {
-            return step::expanded(task, foreach, &values, &secrets);
+            return presentable(step::expanded(task, foreach, &values, &secrets), &masks);
         }
-        match step::is_wanted(task, &values, &secrets) {
+        let ending = self
+            .ending(task, &values, &secrets, mock, masks.clone())
+            .await;
+        presentable(step::checked(&self.dag, task, ending), &masks)
+    }
+
+    async fn ending(
+        &self,
+        task: &Task,
+        values: &template::Values,
+        secrets: &template::Secrets,
+        mock: Option<&Mock>,
+        masks: Masks,
+    ) -> Ending {
+        match step::is_wanted(task, values, secrets) {
             Ok(true) => {}
             Ok(false) => {
                 return Ending::Skipped {
@@ -254,11 +268,10 @@ impl Runner {
             Err(_unreadable) if mock.is_some() => {}
             Err(failure) => return Ending::Failed(failure),
         }
-        let ending = match mock {
+        match mock {
             Some(mock) => self.mocked(task, mock),
-            None => self.execute(task, &values, &secrets, masks).await,
-        };
-        step::checked(&self.dag, task, ending)
+            None => self.execute(task, values, secrets, masks).await,
+        }
     }
 
     /// What its templates read of variables and connections, and what must not be shown.
@@ -266,6 +279,9 @@ impl Runner {
         let mut texts = task.with.clone();
         if let Some(when) = &task.flow.when {
             texts.insert("when".to_owned(), Value::from(when.as_str()));
+        }
+        if let Some(foreach) = task.flow.foreach.as_ref().filter(|_| self.item.is_none()) {
+            texts.insert("foreach".to_owned(), foreach.list.clone());
         }
         let reads = template::reads(&texts);
         let found = self
@@ -316,7 +332,14 @@ impl Runner {
             data_interval_start: self.request.data_interval_start,
             data_interval_end: self.request.data_interval_end,
             item: self.item.clone(),
-            triggering_datasets: Default::default(),
+            // As on a server for a run that was made by hand.
+            triggering_datasets: self
+                .dag
+                .datasets
+                .iter()
+                .flat_map(|awaited| awaited.names())
+                .map(|name| (name.to_string(), Vec::new()))
+                .collect(),
         }
     }
 
@@ -357,10 +380,10 @@ impl Runner {
             params: values.params.clone(),
         });
         let (say, called) = (self.say.clone(), self.called.clone());
-        let shown = masks.clone();
+        let mut shown = masks.lines();
         let reading = tokio::spawn(async move {
             while let Some((_, stream, line)) = lines.recv().await {
-                let line = shown.text(&line).into_owned();
+                let line = shown.line(stream, line);
                 let line = match stream {
                     LogStream::Stdout | LogStream::Task => line,
                     LogStream::Stderr => format!("! {line}"),

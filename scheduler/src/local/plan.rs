@@ -303,11 +303,11 @@ impl<'a> Plan<'a> {
             ok: tally.ok,
             failed: tally.failed + tally.upstream_failed,
             skipped: tally.skipped,
-            chosen: self.instances[ordinal]
-                .output
-                .as_ref()
-                .and_then(|output| output.get("chosen")?.as_array())
-                .into_iter()
+            chosen: self
+                .instances
+                .iter()
+                .filter(|one| one.ordinal == ordinal)
+                .filter_map(|one| one.output.as_ref()?.get("chosen")?.as_array())
                 .flatten()
                 .filter_map(|id| Some(id.as_str()?.to_owned()))
                 .collect(),

@@ -7,11 +7,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    model::{
-        Foreach, TriggerRule,
-        flow::{BRANCH, Shape, setups},
-    },
-    testing::{dag, kinds},
+    model::{Foreach, TriggerRule, flow::BRANCH},
+    testing::{change, dag, kinds},
 };
 
 fn noon() -> DateTime<Utc> {
@@ -28,7 +25,13 @@ async fn play_with(
     params: Params,
     registry: Registry,
 ) -> Report {
-    let request = Request {
+    let request = request(mocks, params);
+    let dag = Arc::new(dag.clone());
+    run(dag, registry, request, CancellationToken::new(), |_| {}).await
+}
+
+fn request(mocks: &[(&str, Mock)], params: Params) -> Request {
+    Request {
         logical_date: noon(),
         data_interval_start: noon(),
         data_interval_end: noon(),
@@ -40,9 +43,7 @@ async fn play_with(
         outputs: BTreeMap::new(),
         slots: 4,
         sources: Sources::default(),
-    };
-    let dag = Arc::new(dag.clone());
-    run(dag, registry, request, CancellationToken::new(), |_| {}).await
+    }
 }
 
 fn all_succeed(dag: &Dag) -> Vec<(&str, Mock)> {
@@ -59,24 +60,6 @@ fn but<'a>(mut mocks: Vec<(&'a str, Mock)>, others: &[(&'a str, Mock)]) -> Vec<(
         mocks[at].1 = mock.clone();
     }
     mocks
-}
-
-fn change(mut dag: Dag, id: &str, change: impl FnOnce(&mut Task)) -> Dag {
-    let (ordinal, _) = dag.task(id).unwrap();
-    change(&mut dag.tasks[ordinal]);
-    let shapes: Vec<Shape> = dag
-        .tasks
-        .iter()
-        .map(|task| Shape {
-            upstream: task.upstream.clone(),
-            setup: task.flow.setup,
-            teardown: task.flow.teardown,
-        })
-        .collect();
-    for (task, setups) in dag.tasks.iter_mut().zip(setups(&shapes)) {
-        task.flow.setups = setups;
-    }
-    dag
 }
 
 fn branch(dag: Dag, id: &str) -> Dag {
@@ -301,6 +284,42 @@ async fn a_mapped_task_runs_for_every_item_and_the_next_reads_the_list_of_output
     assert_eq!(report.items["each"], json!(["success", "failed"]));
     assert_eq!(state(&report, "each"), "failed");
     assert_eq!(state(&report, "sum"), "upstream_failed");
+}
+
+#[tokio::test]
+async fn a_list_may_be_a_variable_and_no_secret_is_shown() {
+    let environment = Environment::of([
+        ("PINWHEEL_VAR_NUMBERS".to_owned(), "[1, 2]".to_owned()),
+        ("PINWHEEL_VAR_API_TOKEN".to_owned(), "hunter22".to_owned()),
+    ]);
+    let sources = Sources {
+        environment,
+        ..Sources::default()
+    };
+    let list = change(mapped(json!("{{ var.numbers }}")), "sum", |task| {
+        task.with
+            .insert("token".to_owned(), json!("{{ var.api_token }}"));
+    });
+    let leaking = kinds(|_, with: Map<String, Value>| async move {
+        match with.get("token") {
+            Some(token) => Err(Failure::permanent(format!("refused {token}"))),
+            None => Ok(Outcome::Success { output: json!({}) }),
+        }
+    });
+    let request = Request {
+        sources,
+        ..request(&[], Params::new())
+    };
+    let report = run(
+        Arc::new(list),
+        leaking,
+        request,
+        CancellationToken::new(),
+        |_| {},
+    )
+    .await;
+    assert_eq!(report.items["each"], json!(["success", "success"]));
+    assert_eq!(report.reasons["sum"], "refused \"***\"");
 }
 
 #[tokio::test]

@@ -195,6 +195,10 @@ impl Tries {
 
 /// The pause before the next try. The same for the same task instance and try, wherever it is asked.
 pub fn next_delay(task: &Task, tries: Tries) -> Duration {
+    // Nothing grows by no factor, and nothing times infinity would be no number.
+    if task.retry_delay.is_zero() {
+        return Duration::ZERO;
+    }
     let rules = &task.retry;
     let earlier = tries.since_clear(task).saturating_sub(1);
     let grown = task.retry_delay.as_secs_f64()

@@ -55,7 +55,7 @@ pub enum Error {
         run_id: RunId,
     },
     /// The run is final already; it cannot be cancelled.
-    #[error("run {run_id} is final: {state:?}")]
+    #[error("run {run_id} is final: {state}")]
     RunIsFinal {
         /// The run.
         run_id: RunId,
@@ -63,7 +63,7 @@ pub enum Error {
         state: RunState,
     },
     /// A task of a clear is still in somebody's hands.
-    #[error("task `{task_id}` is {state:?}; it cannot be cleared now")]
+    #[error("task `{task_id}` is {state}; it cannot be cleared now")]
     TaskIsActive {
         /// The task.
         task_id: String,

@@ -36,6 +36,13 @@ pub enum MarkSelection {
     /// These tasks, with every item where they are mapped. What could not run because of a failure above, or failed itself,
     /// downstream of them, is decided anew.
     Tasks(Vec<TaskId>),
+    /// One item of a mapped task; the same holds downstream.
+    Item {
+        /// The task.
+        task: TaskId,
+        /// The place of the item in the list.
+        map_index: i32,
+    },
 }
 
 /// How something ended, as a person says.
@@ -132,13 +139,55 @@ impl Store {
             }
             MarkSelection::WholeRun => {
                 chosen.extend(0..dag.tasks.len());
-                end_chosen(connection, run_id, &chosen, state, &reason, &mut step).await?
+                end_chosen(
+                    connection,
+                    run_id,
+                    &chosen,
+                    None,
+                    (state, &reason),
+                    &mut step,
+                )
+                .await?
             }
             MarkSelection::Tasks(tasks) => {
                 for task_id in tasks {
                     chosen.extend(named(&dag, task_id.as_str())?);
                 }
-                end_chosen(connection, run_id, &chosen, state, &reason, &mut step).await?
+                end_chosen(
+                    connection,
+                    run_id,
+                    &chosen,
+                    None,
+                    (state, &reason),
+                    &mut step,
+                )
+                .await?
+            }
+            MarkSelection::Item { task, map_index } => {
+                chosen.extend(named(&dag, task.as_str())?);
+                let there = sqlx::query_file!("src/store/queries/read_states.sql", run_id.0)
+                    .fetch_all(&mut *connection)
+                    .await?;
+                if !there
+                    .iter()
+                    .any(|row| chosen.contains(&index(row.ordinal)) && row.map_index == *map_index)
+                {
+                    return Err(Error::UnknownInstance {
+                        run_id,
+                        task_id: task.to_string(),
+                        map_index: *map_index,
+                    });
+                }
+                let item = Some(*map_index);
+                end_chosen(
+                    connection,
+                    run_id,
+                    &chosen,
+                    item,
+                    (state, &reason),
+                    &mut step,
+                )
+                .await?
             }
         };
         let fails_run = matches!(request.selection, MarkSelection::WholeRun)
@@ -148,7 +197,7 @@ impl Store {
         }
         let decided_anew = match &request.selection {
             MarkSelection::WholeRun => BTreeSet::new(),
-            MarkSelection::Tasks(_) => {
+            MarkSelection::Tasks(_) | MarkSelection::Item { .. } => {
                 decide_anew(connection, (run_id, run.version_id), &dag, &ended, &chosen).await?
             }
         };
@@ -209,18 +258,18 @@ impl Store {
     }
 }
 
-/// Ends the task instances at these ordinals that are not in `state`; returns the ordinals that changed, and how many
-/// executions were stopped.
+/// Ends the task instances at these ordinals that are not in `state`, of mapped ones this `item` alone if there is one;
+/// returns the ordinals that changed, and how many executions were stopped.
 async fn end_chosen(
     connection: &mut PgConnection,
     run_id: RunId,
     chosen: &BTreeSet<usize>,
-    state: TaskState,
-    reason: &str,
+    item: Option<i32>,
+    (state, reason): (TaskState, &str),
     step: &mut Step,
 ) -> Result<(BTreeSet<usize>, i64), Error> {
-    let next = |ordinal: usize, now: TaskState| {
-        if chosen.contains(&ordinal) {
+    let next = |(ordinal, map_index): Place, now: TaskState| {
+        if chosen.contains(&ordinal) && item.is_none_or(|item| item == map_index) {
             state
         } else {
             now
@@ -245,11 +294,14 @@ pub(super) async fn end_unfinished(
     Ok(ended)
 }
 
-/// Brings the task instances of a locked run into the states that `next` says, by ordinal and present state.
+/// A task by its ordinal, and the item of it; an item is -1 where there are none.
+type Place = (usize, i32);
+
+/// Brings the task instances of a locked run into the states that `next` says, by place and present state.
 async fn end_where(
     connection: &mut PgConnection,
     run_id: RunId,
-    next: impl Fn(usize, TaskState) -> TaskState,
+    next: impl Fn(Place, TaskState) -> TaskState,
     reason: &str,
     step: &mut Step,
 ) -> Result<(BTreeSet<usize>, i64), Error> {
@@ -258,7 +310,7 @@ async fn end_where(
         .await?;
     let concerned: Vec<i64> = before
         .iter()
-        .filter(|row| next(index(row.ordinal), row.state) != row.state)
+        .filter(|row| next((index(row.ordinal), row.map_index), row.state) != row.state)
         .map(|row| row.instance_id.0)
         .collect();
     lock_around(connection, run_id, &concerned).await?;
@@ -271,7 +323,7 @@ async fn end_where(
     let changing: Vec<_> = now
         .iter()
         .filter(|row| concerned.contains(&row.instance_id.0))
-        .map(|row| (row, next(index(row.ordinal), row.state)))
+        .map(|row| (row, next((index(row.ordinal), row.map_index), row.state)))
         .filter(|(row, next)| row.state != *next)
         .collect();
     let ids: Vec<i64> = changing.iter().map(|(row, _)| row.instance_id.0).collect();

@@ -259,6 +259,18 @@ impl Store {
         if let Some(travel) = &travel {
             travel.place_all(&mut instances);
         }
+        if let ClearSelection::Item { task, map_index } = &request.selection {
+            let ordinals = named(&dag, task.as_str())?;
+            let is_it =
+                |one: &Found| ordinals.contains(&index(one.ordinal)) && one.map_index == *map_index;
+            if !instances.iter().any(is_it) {
+                return Err(Error::UnknownInstance {
+                    run_id: request.run_id,
+                    task_id: task.to_string(),
+                    map_index: *map_index,
+                });
+            }
+        }
         let chosen = choose(&dag, &instances, &request.selection, request.scope)?;
         let mut kept: BTreeSet<i32> = BTreeSet::new();
         for instance in &instances {

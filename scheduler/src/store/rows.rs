@@ -228,7 +228,7 @@ pub struct LogRow {
     pub message: String,
 }
 
-/// A DAG file with errors; the last good version of its DAG goes on running.
+/// A DAG file with errors; the last good version of its DAG, if there is one, goes on running.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FileErrorRow {
     /// The file, relative to the DAG folder.

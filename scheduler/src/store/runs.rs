@@ -162,7 +162,10 @@ impl Store {
         let interval = definition
             .schedule
             .as_ref()
-            .and_then(|schedule| schedule.last_complete_interval(logical_date));
+            .and_then(|schedule| match run.logical_date {
+                Some(date) => schedule.interval_of(date),
+                None => schedule.last_complete_interval(now),
+            });
         Ok(Row {
             dag_id: run.dag_id,
             version_id,

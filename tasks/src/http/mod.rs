@@ -19,7 +19,7 @@ use crate::{
 const LIMIT: u64 = 64 * 1024;
 /// An output has to fit into 256 KiB, and JSON in it may take more room than it took in the answer.
 const LARGEST_LIMIT: u64 = 200 * 1024;
-/// Headers of the answer that are kept unless the task names others. None of them is a secret.
+/// Headers of the answer that are kept unless the task names others; by their meaning none of them is a secret.
 const KEPT: [&str; 6] = [
     "content-type",
     "etag",

@@ -16,10 +16,19 @@ pub use wait::WaitForSql;
 use crate::{
     Context, Failure, Field, FieldType, Kind, Outcome, Outputs, Presence, Problem,
     dag_folder::{self, DagFolder},
-    given::Given,
+    given::{Given, plain},
 };
 
 const LIMIT: u64 = 100;
+/// What of a connection's `extra` is for the client.
+const PARAMETERS: [&str; 6] = [
+    "application_name",
+    "options",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+];
 const LARGEST_LIMIT: u64 = 10_000;
 
 const URL: Field = Field {
@@ -132,7 +141,7 @@ async fn place(context: &Context, given: Given<'_>) -> Result<Place, Failure> {
     let Some(id) = given.text("connection")? else {
         return Place::of_url(&given.required_text("url")?);
     };
-    let connection = context.connections.get(id.trim()).await?;
+    let mut connection = context.connections.get(id.trim()).await?;
     if !matches!(
         connection.connection_type.as_str(),
         "postgres" | "postgresql"
@@ -143,6 +152,15 @@ async fn place(context: &Context, given: Given<'_>) -> Result<Place, Failure> {
             connection.connection_type
         ))
         .with_hint("name another one, or change its type"));
+    }
+    // `extra` may hold what is not for Postgres, and the client warns of what it does not know, with its value.
+    connection
+        .extra
+        .retain(|name, _| PARAMETERS.contains(&name.as_str()));
+    for value in connection.extra.values_mut() {
+        if let Some(text) = plain(value) {
+            *value = text.into();
+        }
     }
     Place::of_url(&connection.uri())
 }

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
+use futures::TryStreamExt as _;
 use serde_json::{Map, Value};
 use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Connection, Either, Error, Executor, PgConnection, Row,
@@ -10,7 +11,7 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, types::Oid},
 };
 
-use super::text::Statement;
+use super::text::{self, Statement};
 use crate::{Context, Failure, FailureClass};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,23 +76,25 @@ impl Place {
             instance.dag_id, instance.task_id, instance.run_id
         );
         let options = self.options.clone().application_name(&name);
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, options.connect());
-        let mut connection = tokio::select! {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, async {
+            let mut connection = options.connect().await?;
+            // Postgres before 14 does not have the setting.
+            let pid = first_number(
+                &mut connection,
+                "select pg_backend_pid(), (select set_config(name, '5000', false) from pg_settings
+                    where name = 'client_connection_check_interval')",
+            )
+            .await?;
+            Ok((connection, pid))
+        });
+        let (mut connection, pid) = tokio::select! {
             biased;
             () = context.cancel.cancelled() => return Err(self.stopped()),
             connected = connecting => match connected {
-                Ok(connected) => connected.map_err(|error| self.explain("", &error))?,
+                Ok(connected) => connected.map_err(|error: Error| self.explain("", &error))?,
                 Err(_) => return Err(Failure::retryable(format!("{} does not answer", self.called))),
             },
         };
-        // Postgres before 14 does not have the setting.
-        let pid: i32 = first_number(
-            &mut connection,
-            "select pg_backend_pid(), (select set_config(name, '5000', false) from pg_settings
-                where name = 'client_connection_check_interval')",
-        )
-        .await
-        .map_err(|error| self.explain("", &error))?;
         let answer = tokio::select! {
             biased;
             () = context.cancel.cancelled() => None,
@@ -139,11 +142,7 @@ impl Place {
                 1 => String::new(),
                 _ => format!("statement {}: ", number + 1),
             };
-            let wanted = if number + 1 == statements.len() {
-                limit
-            } else {
-                0
-            };
+            let wanted = (number + 1 == statements.len()).then_some(limit);
             run_one(&mut transaction, statement, params, wanted, &mut answer)
                 .await
                 .map_err(|error| match error {
@@ -211,11 +210,13 @@ impl From<Error> for Stop {
     }
 }
 
+/// Runs a statement to its end, whoever reads how many of its rows. `wanted` is how many become output; none is for one
+/// whose rows nobody reads.
 async fn run_one(
     connection: &mut PgConnection,
     statement: &Statement,
     params: &Params,
-    wanted: usize,
+    wanted: Option<usize>,
     answer: &mut Answer,
 ) -> Result<(), Stop> {
     let names = statement.params();
@@ -242,34 +243,38 @@ async fn run_one(
         let kind = types.get(number).map_or("text", String::as_str);
         format!("cast(cast(${} as text) as {kind})", number + 1)
     });
-    if !answers_rows {
+    let Some(wanted) = wanted.filter(|_| answers_rows) else {
         let done = sqlx::query_with(AssertSqlSafe(text), arguments)
             .persistent(false)
             .execute(connection)
             .await?;
-        answer.affected += done.rows_affected();
+        if !answers_rows {
+            answer.affected += done.rows_affected();
+        }
         return Ok(());
-    }
+    };
     let is_table = matches!(
         statement.verb().as_str(),
         "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge"
     );
-    // Postgres writes any type as JSON, so that no type has to be known here. The statement ends in a line of its own: its last
-    // line may be a comment.
-    let text = if is_table {
-        let one_more = wanted.saturating_add(1);
-        format!(
-            "with pinwheel_rows as (\n{text}\n) select row_to_json(pinwheel_rows)::text from pinwheel_rows limit {one_more}"
-        )
+    let mut rows = if is_table {
+        let text = text::rows_as_json(&text, wanted.saturating_add(1));
+        sqlx::query_with(AssertSqlSafe(text), arguments)
+            .persistent(false)
+            .fetch(connection)
+    } else if names.is_empty() {
+        // Asked in this way, Postgres answers every type as text.
+        sqlx::raw_sql(AssertSqlSafe(text)).fetch(connection)
     } else {
-        text
+        sqlx::query_with(AssertSqlSafe(text), arguments)
+            .persistent(false)
+            .fetch(connection)
     };
-    let rows = sqlx::query_with(AssertSqlSafe(text), arguments)
-        .persistent(false)
-        .fetch_all(connection)
-        .await?;
     let mut bytes = 0;
-    for row in &rows {
+    while let Some(row) = rows.try_next().await? {
+        if answer.is_cut {
+            continue;
+        }
         let value = if is_table {
             let text: String = row.try_get(0)?;
             bytes += text.len();
@@ -283,10 +288,10 @@ async fn run_one(
             Value::Object(columns.collect::<Result<_, Error>>()?)
         };
         if answer.rows.len() == wanted || bytes > MOST_BYTES {
-            answer.is_cut = wanted > 0;
-            break;
+            answer.is_cut = true;
+        } else {
+            answer.rows.push(value);
         }
-        answer.rows.push(value);
     }
     Ok(())
 }

@@ -112,6 +112,75 @@ pub(super) fn statements(sql: &str) -> Result<Vec<Statement>, Failure> {
     Ok(found)
 }
 
+/// The statement as one whose only column is a row as JSON, so that no type has to be known here; of at most `limit` rows,
+/// but run to its end: what it does is done for all of them, and they are counted before the first is answered.
+pub(super) fn rows_as_json(statement: &str, limit: usize) -> String {
+    // Postgres wants what changes something in the outermost `with`, so the statement's own is not wrapped. The statement ends
+    // in a line of its own: its last line may be a comment.
+    let (with, main) = match after_with(statement) {
+        Some(main) => (format!("{},", &statement[..main]), &statement[main..]),
+        None => ("with".to_owned(), statement),
+    };
+    format!(
+        "{with} pinwheel_rows as (\n{main}\n) select row_to_json(pinwheel_rows)::text, count(*) over () from pinwheel_rows limit {limit}"
+    )
+}
+
+/// Where what follows the list of a leading `with` begins.
+fn after_with(sql: &str) -> Option<usize> {
+    let mut at = 0;
+    let mut depth = 0;
+    // The last word or sign outside of parentheses.
+    let mut last = String::new();
+    while let Some(first) = sql[at..].chars().next() {
+        if let Some(end) = skip_comment(sql, at) {
+            at = end;
+            continue;
+        }
+        if first.is_whitespace() {
+            at += first.len_utf8();
+            continue;
+        }
+        let (begin, end) = (at, token_end(sql, at)?);
+        let token = sql[begin..end].to_ascii_lowercase();
+        at = end;
+        if last.is_empty() && token != "with" {
+            return None;
+        }
+        let may_begin = !matches!(last.as_str(), "" | "with" | "recursive" | "," | "as");
+        match token.as_str() {
+            "(" if depth == 0 && last == ")" => return Some(begin),
+            "(" => depth += 1,
+            ")" => depth -= 1,
+            "select" | "values" | "table" | "insert" | "update" | "delete" | "merge"
+                if depth == 0 && may_begin =>
+            {
+                return Some(begin);
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            last = token;
+        }
+    }
+    None
+}
+
+/// The end of the word, quote or sign that begins at `at`.
+fn token_end(sql: &str, at: usize) -> Option<usize> {
+    if let Ok(Some(end)) = skip_quoted(sql, at) {
+        return Some(end);
+    }
+    let rest = &sql[at..];
+    let first = rest.chars().next()?;
+    let length = if is_of_name(first) {
+        rest.find(|next| !is_of_name(next)).unwrap_or(rest.len())
+    } else {
+        first.len_utf8()
+    };
+    Some(at + length)
+}
+
 #[derive(Default)]
 struct Draft {
     parts: Vec<Part>,
@@ -273,6 +342,31 @@ mod tests {
             ),
         ] {
             assert_eq!(split(sql), [found], "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_with_of_the_statement_stays_outermost() {
+        for (sql, main) in [
+            ("with a as (select 1) select * from a", "select * from a"),
+            (
+                "-- with\nWITH RECURSIVE a (n) AS NOT MATERIALIZED (select 1), \"select\" as (values (')')) insert into b table a",
+                "insert into b table a",
+            ),
+            (
+                "with a as (delete from t returning *) (select 1)",
+                "(select 1)",
+            ),
+            (
+                "with a as (select 1) search depth first by n set o select 2",
+                "select 2",
+            ),
+            ("with update as (select 1) values (1)", "values (1)"),
+        ] {
+            assert_eq!(after_with(sql).map(|at| &sql[at..]), Some(main), "{sql}");
+        }
+        for sql in ["select 1", "(with a as (select 1) select 2)", "with a"] {
+            assert_eq!(after_with(sql), None, "{sql}");
         }
     }
 

@@ -99,6 +99,68 @@ async fn statements_are_one_transaction_and_the_last_one_answers() {
 }
 
 #[tokio::test]
+async fn a_statement_runs_to_its_end_whoever_reads_how_many_rows() {
+    let url = database().await;
+    let count = |name: &str| format!("select last_value from {name}");
+    run(
+        &url,
+        "create sequence first; create sequence last",
+        json!({}),
+    )
+    .await;
+    let world = World::new();
+    let sql = Sql::in_folder("nowhere");
+    let with = json!({
+        "url": url, "limit": 3,
+        "statement": "select nextval('first') from generate_series(1, 50); select nextval('last') as n from generate_series(1, 50)",
+    });
+    let answered = output(world.run(&sql, with).await);
+    assert_eq!(
+        answered,
+        json!({"rows": [{"n": 1}, {"n": 2}, {"n": 3}], "is_cut": true, "affected": 0})
+    );
+    for name in ["first", "last"] {
+        let found = run(&url, &count(name), json!({})).await;
+        assert_eq!(found["rows"], json!([{"last_value": 50}]), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_with_changes_is_answered_and_other_answers_are_text() {
+    let url = database().await;
+    run(
+        &url,
+        "create table a (n int); create table b (n int); insert into a values (1), (2), (3)",
+        json!({}),
+    )
+    .await;
+    let moved = run(
+        &url,
+        "with moved as (delete from a where n < $most returning *)
+         insert into b select * from moved order by n returning n",
+        json!({"most": 3}),
+    )
+    .await;
+    assert_eq!(moved["rows"], json!([{"n": 1}, {"n": 2}]));
+    let counted = run(
+        &url,
+        "with gone as (delete from b returning n) (select count(*) from gone) -- all of them",
+        json!({}),
+    )
+    .await;
+    assert_eq!(counted["rows"], json!([{"count": 2}]));
+    let left = run(&url, "select n from a union all select n from b", json!({})).await;
+    assert_eq!(left["rows"], json!([{"n": 3}]));
+    let fetched = run(
+        &url,
+        "declare c cursor for select 5 as five, null::int as nothing; fetch 1 from c",
+        json!({}),
+    )
+    .await;
+    assert_eq!(fetched["rows"], json!([{"five": "5", "nothing": null}]));
+}
+
+#[tokio::test]
 async fn a_file_of_the_dag_folder_is_run() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(

@@ -25,7 +25,7 @@ use crate::{
     failure::{Failure, Problem},
     pages::{
         actions::{note_text, ring},
-        dag_id, find_run, run_id,
+        dag_id, find_run, run_id, task_id,
     },
 };
 
@@ -179,17 +179,9 @@ pub(crate) async fn clear(
     let selection = match (body.tasks.is_empty(), body.only_failed) {
         (true, true) => ClearSelection::Failed,
         (true, false) => ClearSelection::WholeRun,
-        (false, false) => ClearSelection::Tasks(
-            body.tasks
-                .iter()
-                .map(|task| TaskId::new(task).ok_or_else(|| Failure::missing("task", task)))
-                .collect::<Result<_, _>>()?,
-        ),
+        (false, false) => ClearSelection::Tasks(read_tasks(&body.tasks)?),
         (false, true) => {
-            return Err(
-                Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "The body does not fit")
-                    .detail("`tasks` and `only_failed` cannot be given together"),
-            );
+            return Err(misfit("`tasks` and `only_failed` cannot be given together"));
         }
     };
     let request = ClearRequest {
@@ -219,6 +211,14 @@ pub(super) async fn clear_as(
     Ok(Json((run_id, cleared).into()))
 }
 
+fn read_tasks(names: &[String]) -> Result<Vec<TaskId>, Failure> {
+    names.iter().map(|name| task_id(name)).collect()
+}
+
+fn misfit(detail: impl Into<String>) -> Failure {
+    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "The body does not fit").detail(detail)
+}
+
 /// What to mark.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -229,6 +229,8 @@ pub(crate) struct Mark {
     /// These tasks. Left out: the run itself.
     #[serde(default)]
     tasks: Vec<String>,
+    /// The index of a mapped task's item: that one alone. `tasks` then names its task and no other.
+    map: Option<i32>,
 }
 
 /// How something ended, as a person says.
@@ -269,15 +271,19 @@ pub(crate) async fn mark(
     RequiredBody(body): RequiredBody<Mark>,
 ) -> Result<Json<Marked>, Failure> {
     let run_id = run_id(&run)?;
-    let selection = if body.tasks.is_empty() {
-        MarkSelection::WholeRun
-    } else {
-        MarkSelection::Tasks(
-            body.tasks
-                .iter()
-                .map(|task| TaskId::new(task).ok_or_else(|| Failure::missing("task", task)))
-                .collect::<Result<_, _>>()?,
-        )
+    let selection = match (body.map, body.tasks.as_slice()) {
+        (None, []) => MarkSelection::WholeRun,
+        (None, tasks) => MarkSelection::Tasks(read_tasks(tasks)?),
+        (Some(map_index), [task]) => MarkSelection::Item {
+            task: task_id(task)?,
+            map_index,
+        },
+        (Some(_), tasks) => {
+            return Err(misfit(format!(
+                "`map` is of one task, and `tasks` names {}",
+                tasks.len()
+            )));
+        }
     };
     let marked = state
         .store

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     WebState,
     failure::{Failure, Problem},
-    pages::variables::{find, misfit, new_variable_name, variable_name},
+    pages::variables::{find, misfit, new_variable_name, shown_without_a_value, variable_name},
 };
 
 /// All variables
@@ -61,7 +61,8 @@ pub(crate) struct SetVariable {
     #[serde(deserialize_with = "given")]
     #[schema(value_type = Option<Value>)]
     value: Option<Value>,
-    /// Never show its value. A new one whose name speaks of a secret is one unless this is false.
+    /// Never show its value. A new one whose name speaks of a secret is one unless this is false. What is secret is shown
+    /// only with a new `value`.
     secret: Option<bool>,
     #[schema(max_length = 200)]
     description: Option<String>,
@@ -98,6 +99,12 @@ pub(crate) async fn set(
         (Some(_), None) | (None, _) => state.vault.stored_variable(&name).await?,
     };
     let before = before.map(|stored| stored.value);
+    let was_secret = before
+        .as_ref()
+        .is_some_and(|before| before.secrecy.is_secret());
+    if was_secret && body.secret == Some(false) && body.value.is_none() {
+        return Err(shown_without_a_value());
+    }
     let secrecy = match (body.secret, &before) {
         (Some(true), _) => Secrecy::Secret,
         (Some(false), _) => Secrecy::Shown,

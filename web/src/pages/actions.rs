@@ -8,11 +8,8 @@ use axum::{
 use chrono::{DateTime, NaiveDateTime, Utc};
 use pinwheel_scheduler::{
     engine::bell,
-    model::{Dag, Param, ParamType, Params, RunId, RunKind},
-    store::{
-        ClearRequest, ClearScope, ClearSelection, ClearVersion, MarkRequest, MarkSelection,
-        MarkedAs, NewRun, NoteText, Paused, Store,
-    },
+    model::{Dag, Param, ParamType, Params, RunId, RunKind, TaskId},
+    store::{MarkRequest, MarkSelection, MarkedAs, NewRun, NoteText, Paused, Store},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -163,75 +160,27 @@ pub(crate) async fn cancel(
     Ok(Redirect::to(&format!("/runs/{run}?done=cancelled")))
 }
 
-/// The form behind the clear buttons of a task.
+/// The form behind the mark buttons of a run.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ClearTask {
-    scope: Scope,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Scope {
-    Only,
-    WithDownstream,
-}
-
-/// `POST /runs/{run}/tasks/{task}/clear`
-pub(crate) async fn clear_task(
-    State(state): State<WebState>,
-    Path((run, task)): Path<(String, String)>,
-    Form(form): Form<ClearTask>,
-) -> Result<Redirect, Failure> {
-    let (run, task) = (run_id(&run)?, task_id(&task)?);
-    let scope = match form.scope {
-        Scope::Only => ClearScope::Only,
-        Scope::WithDownstream => ClearScope::WithDownstream,
-    };
-    clear(
-        &state,
-        run,
-        ClearSelection::Tasks(vec![task.clone()]),
-        scope,
-    )
-    .await?;
-    Ok(Redirect::to(&format!(
-        "/runs/{run}/tasks/{task}?done=cleared"
-    )))
-}
-
-async fn clear(
-    state: &WebState,
-    run_id: RunId,
-    selection: ClearSelection,
-    scope: ClearScope,
-) -> Result<(), Failure> {
-    state
-        .store
-        .clear(ClearRequest {
-            run_id,
-            selection,
-            scope,
-            version: ClearVersion::Same,
-            actor: ACTOR.to_owned(),
-        })
-        .await?;
-    ring(&state.store).await;
-    Ok(())
-}
-
-/// The form behind the mark buttons.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Mark {
+pub(crate) struct MarkRun {
     state: MarkedAs,
+}
+
+/// The form behind the mark buttons of a task.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MarkTask {
+    state: MarkedAs,
+    /// The item of a mapped task.
+    map: Option<i32>,
 }
 
 /// `POST /runs/{run}/mark`
 pub(crate) async fn mark_run(
     State(state): State<WebState>,
     Path(run): Path<String>,
-    Form(form): Form<Mark>,
+    Form(form): Form<MarkRun>,
 ) -> Result<Redirect, Failure> {
     let run = run_id(&run)?;
     mark(&state, run, MarkSelection::WholeRun, form.state).await?;
@@ -242,14 +191,18 @@ pub(crate) async fn mark_run(
 pub(crate) async fn mark_task(
     State(state): State<WebState>,
     Path((run, task)): Path<(String, String)>,
-    Form(form): Form<Mark>,
+    Form(form): Form<MarkTask>,
 ) -> Result<Redirect, Failure> {
     let (run, task) = (run_id(&run)?, task_id(&task)?);
-    let selection = MarkSelection::Tasks(vec![task.clone()]);
+    let selection = match form.map {
+        Some(map_index) => MarkSelection::Item {
+            task: task.clone(),
+            map_index,
+        },
+        None => MarkSelection::Tasks(vec![task.clone()]),
+    };
     mark(&state, run, selection, form.state).await?;
-    Ok(Redirect::to(&format!(
-        "/runs/{run}/tasks/{task}?done=marked"
-    )))
+    Ok(back_to_task(run, &task, form.map, "marked"))
 }
 
 async fn mark(
@@ -304,12 +257,14 @@ pub(crate) async fn note_task(
     let place = Some((&task, form.map.unwrap_or(-1)));
     state.store.set_note(run, place, &text, ACTOR).await?;
     ring(&state.store).await;
-    let map = form.map.map(|map| map.to_string()).unwrap_or_default();
+    Ok(back_to_task(run, &task, form.map, "noted"))
+}
+
+/// The page of the task, or of the item of it, that a form was sent from.
+fn back_to_task(run: RunId, task: &TaskId, map: Option<i32>, done: &str) -> Redirect {
+    let map = map.map(|map| map.to_string()).unwrap_or_default();
     let here = format!("/runs/{run}/tasks/{task}");
-    Ok(Redirect::to(&address(
-        &here,
-        &[("map", &map), ("done", "noted")],
-    )))
+    Redirect::to(&address(&here, &[("map", &map), ("done", done)]))
 }
 
 /// A note as it was sent.

@@ -18,6 +18,7 @@ use crate::{
     WebState,
     api::connections::tested,
     failure::{Failure, Problem},
+    format::connection_place,
 };
 
 /// What the address may ask for.
@@ -86,18 +87,11 @@ struct Line {
 
 impl From<&ShownConnection> for Line {
     fn from(shown: &ShownConnection) -> Self {
-        let mut place = shown.host.clone().unwrap_or_default();
-        if let Some(port) = shown.port {
-            place.push_str(&format!(":{port}"));
-        }
-        if let Some(schema) = &shown.schema {
-            place.push_str(&format!("/{schema}"));
-        }
         Self {
             connection: shown.connection_id.clone(),
             connection_type: shown.connection_type.clone(),
             description: shown.description.clone(),
-            place,
+            place: connection_place(shown),
             login: shown.login.clone().unwrap_or_default(),
             secrets: if shown.has_password { "***" } else { "" },
             source: shown.source.words(),

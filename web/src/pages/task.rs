@@ -76,6 +76,8 @@ struct HeadRegion {
     task_id: String,
     /// What a clear calls it: with the index of a mapped item.
     cleared: String,
+    /// The index of a mapped item, which is marked by itself.
+    map: Option<i32>,
     badge: Badge,
     wake: When,
     sleeps: bool,
@@ -403,6 +405,7 @@ async fn head(
         kind: instance.kind.clone(),
         task_id: instance.task_id.to_string(),
         cleared: reference(instance),
+        map: (instance.map_index >= 0).then_some(instance.map_index),
         badge: task_badge(instance.state, instance.sleep_reason),
         wake: When::relative(instance.wake_at),
         sleeps: instance.state == TaskState::Sleeping,

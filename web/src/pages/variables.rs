@@ -8,7 +8,7 @@ use axum::{
 };
 use pinwheel_scheduler::{
     model::VariableName,
-    secrets::{Secrecy, ShownVariable, Variable},
+    secrets::{Secrecy, ShownVariable, Variable, names_a_secret},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -37,6 +37,8 @@ pub(crate) struct Typed {
     value: String,
     as_json: Option<String>,
     secret: Option<String>,
+    /// The form was about a variable that is there, and showed whether it is secret.
+    known: Option<String>,
     description: String,
     #[serde(skip)]
     problem: Option<Problem>,
@@ -110,24 +112,54 @@ pub(crate) async fn set(
     State(state): State<WebState>,
     Form(mut typed): Form<Typed>,
 ) -> Result<Response, Failure> {
-    let refusal = match keep(&state, &typed).await {
+    let all = state.vault.variables().await?;
+    let secrecy = secrecy(&typed, &all);
+    let refusal = match keep(&state, &typed, &all, secrecy).await {
         Ok(()) => return Ok(Redirect::to("/variables?done=set").into_response()),
         Err(refusal) if refusal.status().is_server_error() => return Err(refusal),
         Err(refusal) => refusal,
     };
     typed.problem = Some(refusal.problem().clone());
-    if typed.secret.is_some() {
+    if secrecy.is_secret() {
+        // The form says so when it is sent again.
+        typed.secret = Some(String::new());
         typed.value.clear();
     }
-    show(&state.vault.variables().await?, typed, None)
+    show(&all, typed, None)
 }
 
-async fn keep(state: &WebState, typed: &Typed) -> Result<(), Failure> {
-    let name = new_variable_name(typed.variable.trim())?;
-    let secrecy = match typed.secret {
-        Some(_) => Secrecy::Secret,
-        None => Secrecy::Shown,
+/// As on the command line: one that is there stays as secret as it is, unless the form showed the box and it was emptied; a new
+/// one is secret if its name speaks of a secret.
+fn secrecy(typed: &Typed, all: &[ShownVariable]) -> Secrecy {
+    let is_secret = match (&typed.secret, before(typed, all)) {
+        (Some(_), _) => true,
+        (None, Some(before)) => before.secret && typed.known.is_none(),
+        (None, None) => names_a_secret(typed.variable.trim()),
     };
+    if is_secret {
+        Secrecy::Secret
+    } else {
+        Secrecy::Shown
+    }
+}
+
+/// The variable as it is before the form is obeyed.
+fn before<'a>(typed: &Typed, all: &'a [ShownVariable]) -> Option<&'a ShownVariable> {
+    let name = typed.variable.trim();
+    all.iter().find(|shown| shown.name == name)
+}
+
+async fn keep(
+    state: &WebState,
+    typed: &Typed,
+    all: &[ShownVariable],
+    secrecy: Secrecy,
+) -> Result<(), Failure> {
+    let name = new_variable_name(typed.variable.trim())?;
+    let was_secret = before(typed, all).is_some_and(|before| before.secret);
+    if was_secret && !secrecy.is_secret() && typed.value.is_empty() {
+        return Err(shown_without_a_value());
+    }
     // Browsers send line ends as CR LF.
     let typed_value = typed.value.replace("\r\n", "\n");
     let stays = if typed_value.is_empty() && secrecy.is_secret() {
@@ -186,6 +218,11 @@ pub(crate) async fn find(state: &WebState, name: &VariableName) -> Result<ShownV
             Ok(_) => Failure::missing("variable", name),
         }),
     }
+}
+
+/// Refuses to show what was kept as a secret.
+pub(crate) fn shown_without_a_value() -> Failure {
+    misfit("a secret variable is shown only with a new `value`")
 }
 
 /// Refuses what does not fit.

@@ -6,30 +6,9 @@ use serde_json::{Map, Value};
 
 use super::*;
 use crate::{
-    model::{
-        Concurrency, Dag, Foreach, RunId, Task, TriggerRule,
-        flow::{BRANCH, Shape, setups},
-    },
-    store::InstanceRow,
+    model::{Concurrency, Dag, Foreach, RunId, Task, TaskId, TriggerRule, flow::BRANCH},
+    store::{Error as StoreError, InstanceRow, MarkRequest, MarkSelection, MarkedAs},
 };
-
-fn change(mut dag: Dag, id: &str, change: impl FnOnce(&mut Task)) -> Dag {
-    let (ordinal, _) = dag.task(id).unwrap();
-    change(&mut dag.tasks[ordinal]);
-    let shapes: Vec<Shape> = dag
-        .tasks
-        .iter()
-        .map(|task| Shape {
-            upstream: task.upstream.clone(),
-            setup: task.flow.setup,
-            teardown: task.flow.teardown,
-        })
-        .collect();
-    for (task, setups) in dag.tasks.iter_mut().zip(setups(&shapes)) {
-        task.flow.setups = setups;
-    }
-    dag
-}
 
 fn foreach(list: Value) -> impl FnOnce(&mut Task) {
     |task| {
@@ -272,6 +251,55 @@ async fn an_item_that_fails_is_tried_again_and_fails_alone() {
         run_end(&store, engine.changes(), run).await,
         RunState::Success
     );
+    nothing_is_wrong(&store).await;
+    finish(engine).await;
+}
+
+#[tokio::test]
+async fn one_item_is_marked_and_what_is_below_goes_on() {
+    let (store, _) = fresh_store().await;
+    let mapped = mapped(json!([1, 2, 3]));
+    publish(&store, &mapped).await;
+    let registry = kinds(|_, with: Map<String, Value>| async move {
+        match with.get("item").and_then(Value::as_i64) {
+            Some(2 | 3) => Err(Failure::permanent("bad luck")),
+            Some(_) | None => Ok(Outcome::success()),
+        }
+    });
+    let engine = start(&store, registry).await;
+    let (run, state) = run_through(&store, &engine, &mapped).await;
+    assert_eq!(state, RunState::Failed);
+    let each = TaskId::new("each").unwrap();
+    let mark = |map_index| MarkRequest {
+        run_id: run,
+        selection: MarkSelection::Item {
+            task: each.clone(),
+            map_index,
+        },
+        marked: MarkedAs::Success,
+        actor: "ada".to_owned(),
+    };
+    let states_of_items = async || -> Vec<TaskState> {
+        let rows = items(&store, run, "each").await;
+        rows.iter().map(|row| row.state).collect()
+    };
+    store.mark(mark(1)).await.unwrap();
+    assert_eq!(
+        states_of_items().await,
+        [TaskState::Success, TaskState::Success, TaskState::Failed]
+    );
+    let none = store.mark(mark(3)).await.unwrap_err();
+    assert!(
+        matches!(none, StoreError::UnknownInstance { map_index: 3, .. }),
+        "{none}"
+    );
+    store.mark(mark(2)).await.unwrap();
+    engine.bell().ring();
+    assert_eq!(
+        run_end(&store, engine.changes(), run).await,
+        RunState::Success
+    );
+    assert_eq!(states(&store, run).await["sum"], TaskState::Success);
     nothing_is_wrong(&store).await;
     finish(engine).await;
 }

@@ -1,5 +1,7 @@
 //! Checks, repairs and retention beside engines that are at work.
 
+use tokio::sync::Semaphore;
+
 use super::*;
 use crate::store::{Keep, Retention, RunFilter, tests::mend_open_runs};
 
@@ -25,11 +27,13 @@ fn busy_dag() -> crate::model::Dag {
     busy
 }
 
-/// Every third try of a task fails, and the task `c` sleeps once.
-fn busy_kinds(count: Arc<AtomicUsize>) -> Registry {
+/// Every third try of a task fails, and the task `c` sleeps once. Each execution takes a permit of the gate.
+fn busy_kinds(count: Arc<AtomicUsize>, gate: Arc<Semaphore>) -> Registry {
     kinds(move |context: Context, _| {
         let number = count.fetch_add(1, Ordering::SeqCst);
+        let gate = Arc::clone(&gate);
         async move {
+            gate.acquire().await.expect("it is open").forget();
             if context.instance.task_id == "c" && context.resume.is_none() {
                 return Ok(Outcome::Sleep {
                     wake_after: Duration::ZERO,
@@ -58,24 +62,28 @@ async fn a_check_beside_busy_engines_finds_nothing_and_a_repair_repairs_nothing(
     let other_store = Store::connect(&url).await.unwrap();
     let looking = Store::connect(&url).await.unwrap();
     let executed = Arc::new(AtomicUsize::new(0));
-    let registry = busy_kinds(Arc::clone(&executed));
+    let gate = Arc::new(Semaphore::new(0));
+    let registry = busy_kinds(Arc::clone(&executed), Arc::clone(&gate));
     let engines = [
         start(&store, registry.clone()).await,
         start(&other_store, registry).await,
     ];
     let mut beside = 0;
     for look in 0..2_000 {
+        // Too few for all runs before the tenth look, so that the engines are at work beside it.
+        gate.add_permits(100);
+        let begun = executed.load(Ordering::SeqCst);
         let open = looking.check().await.unwrap();
         assert_eq!(open.findings, [], "look {look}");
         if open.open_runs == 0 {
             break;
         }
-        beside += usize::from(open.open_runs < runs);
+        beside += usize::from(begun > 0);
         // All that it may find to do is to start a run that was passed over because it was being looked at.
         mend_open_runs(&looking).await;
     }
     assert!(
-        beside > 0,
+        beside > 5,
         "looks were taken while the engines worked: {beside}"
     );
     let all = store

@@ -18,7 +18,7 @@ mod with;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use pinwheel_tasks::Registry;
 use toml::{
@@ -55,7 +55,13 @@ pub fn load(name: &str, bytes: &[u8], registry: &Registry) -> Result<Dag, Vec<Di
     let (root, syntax_errors) = DeTable::parse_recoverable(source);
     for error in &syntax_errors {
         let span = error.span().unwrap_or(0..0);
-        report.refuse(span, format!("invalid TOML: {}", error.message()), "", None);
+        let hint = syntax_hint(source, error.message(), &span);
+        report.refuse(
+            span,
+            format!("invalid TOML: {}", error.message()),
+            "",
+            hint.map(str::to_owned),
+        );
     }
     let dag = if syntax_errors.is_empty() {
         check(root.get_ref(), registry, &mut report)
@@ -67,6 +73,24 @@ pub fn load(name: &str, bytes: &[u8], registry: &Registry) -> Result<Dag, Vec<Di
     match dag {
         Some(dag) if diagnostics.is_empty() => Ok(dag),
         Some(_) | None => Err(diagnostics),
+    }
+}
+
+/// What to do about an error of syntax, where its place or its message tells.
+fn syntax_hint(source: &str, message: &str, span: &Range<usize>) -> Option<&'static str> {
+    if message.contains("duplicate key") {
+        return Some("a key or table may stand once: remove one, or join the two");
+    }
+    // A bare word after the equals sign.
+    let line_begins = source
+        .get(..span.start)?
+        .rfind('\n')
+        .map_or(0, |end| end + 1);
+    let (_, value) = source[line_begins..].lines().next()?.split_once('=')?;
+    match value.trim().to_ascii_lowercase().as_str() {
+        "true" | "false" => Some("write `true` or `false` in small letters"),
+        word if word.starts_with(char::is_alphabetic) => Some("texts stand in double quotes"),
+        _ => None,
     }
 }
 

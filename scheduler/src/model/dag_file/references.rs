@@ -250,12 +250,14 @@ impl Checking<'_, '_, '_> {
             Ok(template) => template,
             Err(error) => {
                 let span = place(report, error.span);
-                let hint = "for a literal `{{` write `{{ \"{{\" }}`";
+                let hint = text
+                    .contains("{{")
+                    .then(|| "for a literal `{{` write `{{ \"{{\" }}`".to_owned());
                 report.refuse(
                     span,
                     format!("invalid template: {}", error.message),
                     "",
-                    Some(hint.to_owned()),
+                    hint,
                 );
                 return false;
             }

@@ -314,6 +314,23 @@ pub(super) fn word<T: Copy>(
     words: &[(&str, T)],
     report: &mut Report<'_>,
 ) -> Option<T> {
+    let value = table.value(key)?;
+    if !matches!(value.get_ref(), DeValue::String(_)) {
+        let known: Vec<String> = words
+            .iter()
+            .map(|(word, _)| format!("`\"{word}\"`"))
+            .collect();
+        let hint = format!("write {}", known.join(" or "));
+        wrong_type(
+            report,
+            value.span(),
+            &format!("`{key}`"),
+            "text",
+            value.get_ref(),
+            Some(hint),
+        );
+        return None;
+    }
     let found = table.text(key, report)?;
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == found.text) {
         return Some(*meaning);

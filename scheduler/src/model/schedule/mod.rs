@@ -222,6 +222,15 @@ impl Schedule {
         };
         self.interval_closed_by(end)
     }
+
+    /// The data interval of the run with this logical date: the one that begins there, as for a run of the schedule; for a date at
+    /// which none begins, the last one that is complete.
+    pub fn interval_of(&self, logical_date: DateTime<Utc>) -> Option<DataInterval> {
+        self.next_after(logical_date)
+            .and_then(|tick| self.interval_closed_by(tick))
+            .filter(|interval| interval.start == logical_date)
+            .or_else(|| self.last_complete_interval(logical_date))
+    }
 }
 
 /// How a schedule is stored: its text and zone, parsed again when it is read.

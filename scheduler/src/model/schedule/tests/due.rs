@@ -121,6 +121,16 @@ fn nothing_is_due_before_the_start() {
 }
 
 #[test]
+fn a_run_for_a_date_works_on_the_interval_that_begins_there() {
+    let daily = cron("0 2 * * *", "UTC");
+    let starts = |at: &str| daily.interval_of(utc(at)).expect("there is one").start;
+    assert_eq!(starts("2026-01-09T02:00:00Z"), utc("2026-01-09T02:00:00Z"));
+    for between in ["2026-01-10T01:59:59Z", "2026-01-09T02:00:01Z"] {
+        assert_eq!(starts(between), utc("2026-01-08T02:00:00Z"), "{between}");
+    }
+}
+
+#[test]
 fn a_run_by_hand_works_on_the_last_complete_interval() {
     let daily = cron("0 2 * * *", "UTC");
     let interval = |at: &str| daily.last_complete_interval(utc(at)).expect("there is one");
