@@ -34,6 +34,8 @@ use crate::{
     shutdown,
 };
 
+/// How long running tasks may go on after a worker was asked to stop, unless the settings say.
+const GRACE: Duration = Duration::from_secs(30);
 /// The topic that posted pins go to.
 pub(crate) const PINS_TOPIC: &str = "pins";
 /// What is said when a loop broke that the engine cannot do without.
@@ -59,7 +61,7 @@ pub(crate) async fn run_worker(settings: &Settings) -> Result<()> {
     let engine = EngineParts {
         registry,
         roles: Roles::Worker,
-        grace: settings.worker.grace,
+        grace: settings.worker.grace.unwrap_or(GRACE),
         on_lease,
     };
     run_engine(settings, "worker", url, engine).await

@@ -35,7 +35,6 @@ const MOST_LABELS: usize = 16;
 const LONGEST_LABEL: usize = 63;
 /// Where the shipped DAGs write their datasets.
 const DEFAULT_CLEAN_PREFIX: &str = "s3://lake/clean";
-const GRACE: Duration = Duration::from_secs(30);
 /// A worker that died is noticed when its lease is over.
 const LEASE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -174,7 +173,7 @@ pub(crate) struct Flags {
         value_name = "NUMBER"
     )]
     worker_slots: Option<usize>,
-    /// `worker.grace`: how long running tasks may go on after the worker was asked to stop [default: 30s]
+    /// `worker.grace`: how long running tasks may go on after the worker was asked to stop [default: 30s; standalone: 10s]
     #[arg(
         long,
         global = true,
@@ -357,8 +356,8 @@ pub(crate) struct Worker {
     pub(crate) queues: Vec<String>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) slots: usize,
-    /// How long running tasks may go on after the worker was asked to stop.
-    pub(crate) grace: Duration,
+    /// How long running tasks may go on after the worker was asked to stop; each role has its own default.
+    pub(crate) grace: Option<Duration>,
     /// How long this process keeps what it holds without a heartbeat.
     pub(crate) lease: Duration,
     /// How often it renews its lease; at most a third of it.
@@ -487,8 +486,7 @@ impl Settings {
                 slots,
                 grace: flags
                     .worker_grace
-                    .or(file.worker.grace.map(Period::into_inner))
-                    .unwrap_or(GRACE),
+                    .or(file.worker.grace.map(Period::into_inner)),
                 lease,
                 heartbeat,
             },
@@ -1001,7 +999,7 @@ mod tests {
         assert_eq!(
             (worker.grace, worker.lease, worker.heartbeat),
             (
-                Duration::from_secs(90),
+                Some(Duration::from_secs(90)),
                 Duration::from_secs(3),
                 Duration::from_millis(500)
             )

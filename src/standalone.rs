@@ -24,7 +24,8 @@ use crate::{
 
 /// The bundled pins: 200 real records, one JSON object a line.
 pub(crate) const PINS: &str = include_str!("../data/pins.ndjson");
-/// How long a running task may go on after Ctrl-C. Whatever does not end by then is run again at the next start.
+/// How long a running task may go on after Ctrl-C unless the settings say. Whatever does not end by then is run again at the
+/// next start.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// `pinwheel standalone`
@@ -119,7 +120,7 @@ impl Standalone {
         let parts = EngineParts {
             registry,
             roles: Roles::Both,
-            grace: GRACE,
+            grace: settings.worker.grace.unwrap_or(GRACE),
             on_lease,
         };
         let web_url = format!("http://{}", roles::local_address(&web)?);
@@ -213,7 +214,8 @@ impl Standalone {
                 tracing::warn!(?role, "{role:?} did not end well: {failure}");
             }
         }
-        roles::stop_engine(&self.engine, GRACE).await;
+        let grace = self.settings.worker.grace.unwrap_or(GRACE);
+        roles::stop_engine(&self.engine, grace).await;
         self.embedded.stop().await;
     }
 }

@@ -15,7 +15,7 @@ use pinwheel_scheduler::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{client, output};
+use super::{client, logical_date, output};
 use crate::{
     failure::{Failure, Result},
     progress::Progress,
@@ -145,9 +145,9 @@ pub(crate) struct Trigger {
     /// A param of the run; may be given several times
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
-    /// The logical date, RFC 3339 [default: now]
-    #[arg(long, value_name = "TIME")]
-    logical_date: Option<DateTime<Utc>>,
+    /// The logical date: a day, or a time in RFC 3339 [default: now]
+    #[arg(long, visible_alias = "date", value_name = "DATE")]
+    logical_date: Option<String>,
     /// Wait until the run has ended
     #[arg(long)]
     wait: bool,
@@ -521,7 +521,9 @@ async fn set_paused(settings: &Settings, dag: &DagId, paused: Paused) -> Result<
     store.set_paused(dag, paused, &client::actor()).await?;
     client::ring(&store).await;
     output::text(&match paused {
-        Paused::Paused => format!("{dag} is paused: it gets no scheduled runs"),
+        Paused::Paused => format!(
+            "{dag} is paused: no runs are made by its schedule, and those that are made by hand wait"
+        ),
         Paused::Active => format!("{dag} is active"),
     })
 }
@@ -531,18 +533,29 @@ async fn trigger(settings: &Settings, arguments: Trigger) -> Result<()> {
     let dag = known(&store, &arguments.dag).await?;
     let definition = store.definition(dag.version_id).await?;
     let params = read_params(&definition, &arguments.params)?;
+    let logical_date = arguments
+        .logical_date
+        .as_deref()
+        .map(|given| logical_date::instant(&definition, "--logical-date", given))
+        .transpose()?;
     // Armed before the run exists, so that no change is missed.
     let mut changes = Changes::listen(&store).await?;
     let run_id = store
         .trigger(NewRun {
             dag_id: arguments.dag.clone(),
             kind: RunKind::Manual,
-            logical_date: arguments.logical_date,
+            logical_date,
             params,
             triggered_by: client::actor(),
         })
         .await?;
     client::ring(&store).await;
+    if dag.paused {
+        eprintln!(
+            "{id} is paused: run {run_id} waits until `pinwheel dags unpause {id}`",
+            id = arguments.dag
+        );
+    }
 
     let run = if arguments.wait {
         let progress = Progress::start(&format!("run {run_id} of {}", arguments.dag));
@@ -598,23 +611,7 @@ pub(crate) async fn known(store: &Store, id: &DagId) -> Result<store::DagRow> {
     if let Some(dag) = store.dag(id).await? {
         return Ok(dag);
     }
-    let dags = store.dags().await?;
-    let nearest = dags
-        .into_iter()
-        .map(|dag| {
-            (
-                strsim::damerau_levenshtein(dag.dag_id.as_str(), id.as_str()),
-                dag.dag_id,
-            )
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= 3)
-        .map(|(_, dag)| dag);
-    Err(store::Error::UnknownDag {
-        dag_id: id.clone(),
-        nearest,
-    }
-    .into())
+    Err(store.unknown_dag(id.clone()).await?.into())
 }
 
 /// Reads `name=value` by the type that the DAG declares. What it does not declare is passed on as text, for the store

@@ -32,7 +32,7 @@ pub(crate) struct Test {
     /// What a task does instead of running: success, failed, skipped, or branch:ID,ID; may be given several times
     #[arg(long = "mock", value_name = "TASK=OUTCOME")]
     mocks: Vec<String>,
-    /// What a task answers that is mocked with success; may be given several times
+    /// What a task answers instead of running, which is mocked with success by it; may be given several times
     #[arg(long = "output", value_name = "TASK=JSON")]
     outputs: Vec<String>,
     /// How many tasks run at once
@@ -83,13 +83,24 @@ fn request(dag: &Dag, arguments: &Test, settings: &Settings) -> Result<Request> 
     })?;
     let logical_date = logical_date::read(dag, arguments.date.as_deref())?;
     let interval = logical_date::interval(dag, logical_date);
+    let mut mocks = mocks(dag, &arguments.mocks)?;
+    let outputs = outputs(dag, &arguments.outputs)?;
+    for task in outputs.keys() {
+        let mock = mocks.entry(task.clone()).or_insert(Mock::Success);
+        if *mock != Mock::Success {
+            return Err(Failure::invalid(format!(
+                "`--output` of `{task}` stands beside a mock that is no success"
+            ))
+            .hint("only a task that succeeds has an output"));
+        }
+    }
     Ok(Request {
         logical_date,
         data_interval_start: interval.start,
         data_interval_end: interval.end,
         params,
-        mocks: mocks(dag, &arguments.mocks)?,
-        outputs: outputs(dag, &arguments.outputs)?,
+        mocks,
+        outputs,
         slots: arguments.slots,
         sources: settings.secrets.sources()?,
     })
@@ -122,8 +133,10 @@ fn outputs(dag: &Dag, given: &[String]) -> Result<BTreeMap<String, Value>> {
         .iter()
         .map(|text| {
             let (task, json) = of_task(dag, "--output", "TASK=JSON", text)?;
-            let value = serde_json::from_str(json)
-                .map_err(|error| Failure::invalid(format!("`--output {text}`: {error}")))?;
+            let value = serde_json::from_str(json).map_err(|error| {
+                Failure::invalid(format!("`--output {text}` is no JSON: {error}"))
+                    .hint("a text stands in double quotes: --output 'TASK=\"text\"'")
+            })?;
             Ok((task.to_owned(), value))
         })
         .collect()

@@ -1,4 +1,4 @@
-//! The logical date of a run that is made without a server: which instant `--date` means, and which data interval goes with it.
+//! The logical date that a command line names: which instant it means, and which data interval goes with it.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeZone, Utc};
 use pinwheel_scheduler::model::{Dag, schedule::DataInterval};
@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 /// The instant that was asked for, or now.
 pub(crate) fn read(dag: &Dag, given: Option<&str>) -> Result<DateTime<Utc>> {
     match given {
-        Some(text) => instant(dag, text),
+        Some(text) => instant(dag, "--date", text),
         None => Ok(Utc::now()),
     }
 }
@@ -25,12 +25,12 @@ pub(crate) fn interval(dag: &Dag, logical_date: DateTime<Utc>) -> DataInterval {
 }
 
 /// A day is its first moment where the schedule is.
-fn instant(dag: &Dag, text: &str) -> Result<DateTime<Utc>> {
+pub(crate) fn instant(dag: &Dag, flag: &str, text: &str) -> Result<DateTime<Utc>> {
     if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
         return Ok(instant.with_timezone(&Utc));
     }
     let day: NaiveDate = text.parse().map_err(|_| {
-        Failure::invalid(format!("`--date {text}` is no date"))
+        Failure::invalid(format!("`{flag} {text}` is no date"))
             .hint("write a day such as 2026-01-31, or a time such as 2026-01-31T02:00:00Z")
     })?;
     let midnight = day.and_time(NaiveTime::MIN);

@@ -178,6 +178,6 @@ fn values(
         data_interval_start: interval.start,
         data_interval_end: interval.end,
         item: None,
-        triggering_datasets: Default::default(),
+        triggering_datasets: dag.no_updates(),
     }
 }

@@ -125,6 +125,7 @@ pub(crate) struct Clear {
         long,
         visible_alias = "map-index",
         requires = "tasks",
+        conflicts_with_all = ["failed", "all"],
         value_name = "N"
     )]
     item: Option<i32>,
@@ -177,6 +178,7 @@ pub(crate) struct Mark {
         long,
         visible_alias = "map-index",
         requires = "tasks",
+        conflicts_with = "all",
         value_name = "N"
     )]
     item: Option<i32>,

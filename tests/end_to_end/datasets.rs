@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Standalone, fresh_directory, project, text};
 
+/// The examples that are run here.
+pub(crate) const FILES: [&str; 2] = ["datasets_read", "datasets_write"];
+
 #[tokio::test]
 async fn what_the_examples_update_makes_a_run_that_reads_what_came() {
     let folder = fresh_directory("datasets");

@@ -1,6 +1,7 @@
 //! The example DAGs of how work flows, through the binary: once without a server and once by an engine, to the same end.
 
 use std::{
+    collections::BTreeSet,
     fs,
     sync::{
         LazyLock,
@@ -10,7 +11,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{Standalone, fresh_directory, pinwheel, project};
+use crate::{
+    datasets,
+    harness::{Standalone, fresh_directory, pinwheel, project, text},
+    kinds,
+};
 
 /// The examples that need nothing outside, their DAGs, and what they come to.
 fn examples() -> Vec<(&'static str, &'static str, Value)> {
@@ -48,6 +53,46 @@ fn examples() -> Vec<(&'static str, &'static str, Value)> {
             "example_trigger_rules",
             json!({ "load": "success", "check": "success", "alarm": "skipped", "tidy": "success" }),
         ),
+        (
+            "retries",
+            "retries",
+            json!({
+                "flaky": "success", "hopeless": "failed", "optional": "failed", "pause": "success", "summary": "success",
+            }),
+        ),
+        (
+            "variables",
+            "example_variables",
+            json!({ "show": "success", "connect": "success" }),
+        ),
+        (
+            "backfilled",
+            "backfilled",
+            json!({ "count": "success", "done": "success" }),
+        ),
+        (
+            "deadline",
+            "deadline",
+            json!({ "load": "success", "report": "success" }),
+        ),
+        (
+            "every_minute",
+            "every_minute",
+            json!({ "interval": "success" }),
+        ),
+        (
+            "hello",
+            "hello",
+            json!({ "prepare": "success", "greet": "success", "tidy_up": "success" }),
+        ),
+    ]
+}
+
+/// Those whose schedules would come between: they run without a server alone.
+fn scheduled_examples() -> [(&'static str, Value); 2] {
+    [
+        ("schedules", json!({ "interval": "success" })),
+        ("skip_overlap", json!({ "slow": "success" })),
     ]
 }
 
@@ -56,7 +101,7 @@ static HOUSE: LazyLock<Standalone> = LazyLock::new(|| {
     let dags = folder.join("dags");
     fs::create_dir(&dags).expect("the folder is new");
     let files = examples().into_iter().map(|(file, ..)| file);
-    for name in files.chain(["foreach", "hello", "variables"]) {
+    for name in files.chain(["foreach"]) {
         let file = format!("{name}.toml");
         fs::copy(project().join("dags/examples").join(&file), dags.join(file))
             .expect("there is such an example");
@@ -73,7 +118,7 @@ fn in_process(file: &str, more: &[&str]) -> (Value, bool) {
     let arguments = [&["dags", "test", path, "--json"], more].concat();
     let output = pinwheel(&arguments, &folder, &[]);
     let report = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", crate::harness::text(&output)));
+        .unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
     (report, output.status.success())
 }
 
@@ -85,6 +130,40 @@ fn every_example_of_flow_comes_to_its_states_without_a_server() {
         assert_eq!(report["state"], "success", "{file}");
         assert_eq!(report["tasks"], states, "{file}");
     }
+}
+
+#[test]
+fn an_example_that_a_schedule_runs_can_be_tried_alone() {
+    for (file, states) in scheduled_examples() {
+        let (report, succeeded) = in_process(file, &["--date", "2026-10-25"]);
+        assert!(succeeded, "{file}: {report}");
+        assert_eq!(report["tasks"], states, "{file}");
+    }
+}
+
+#[test]
+fn every_example_is_good_and_is_run_by_a_test() {
+    let folder = fresh_directory("check-examples");
+    let checked = pinwheel(&["dags", "check", "dags/examples", "--json"], &folder, &[]);
+    assert!(checked.status.success(), "{}", text(&checked));
+    let run: BTreeSet<&str> = examples()
+        .into_iter()
+        .map(|(file, ..)| file)
+        .chain(scheduled_examples().map(|(file, _)| file))
+        .chain(kinds::FILES)
+        .chain(datasets::FILES)
+        .chain(["foreach"])
+        .collect();
+    let there: BTreeSet<String> = fs::read_dir(project().join("dags/examples"))
+        .expect("the examples are there")
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .map(|path| {
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            stem.expect("names are text").to_owned()
+        })
+        .collect();
+    assert!(there.iter().map(String::as_str).eq(run), "{there:?}");
 }
 
 #[test]
@@ -149,6 +228,51 @@ fn a_list_becomes_items_here_and_there() {
 }
 
 #[test]
+fn one_item_is_marked_and_read_by_its_number() {
+    let run = HOUSE.json(&["dags", "trigger", "example_foreach", "--wait", "--json"]);
+    let id = run["run_id"].to_string();
+    let state = |item: &str| {
+        let why = HOUSE.json(&["why", &id, "measure", "--item", item, "--json"]);
+        why["state"].clone()
+    };
+    let marked = HOUSE.pinwheel(&[
+        "runs", "mark", &id, "failed", "--task", "measure", "--item", "1",
+    ]);
+    assert!(marked.status.success(), "{}", text(&marked));
+    assert_eq!(
+        (state("0"), state("1")),
+        (json!("success"), json!("failed"))
+    );
+    let shown = HOUSE.pinwheel(&["runs", "show", &id]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains("measure[b.csv]"), "{shown}");
+    let page = reqwest_get(&HOUSE.url(&format!("/runs/{id}/tasks/measure?map=1")));
+    assert!(
+        page.contains(r#"<input type="hidden" name="map" value="1">"#),
+        "{page}"
+    );
+    let log = HOUSE.pinwheel(&["logs", &id, "measure", "--item", "1"]);
+    assert!(log.status.success(), "{}", text(&log));
+    for (arguments, said) in [
+        (&["logs", &id, "measure"] as &[&str], "has 3 items"),
+        (&["logs", &id, "measure", "--item", "3"], "has no item 3"),
+        (&["logs", &id, "list", "--item", "0"], "has no items"),
+        (&["why", &id, "measure"], "--item N"),
+        (
+            &[
+                "runs", "mark", &id, "failed", "--task", "measure", "--item", "3",
+            ],
+            "no task instance `measure`",
+        ),
+        (&["runs", "clear", &id, "--failed", "--item", "1"], "--item"),
+    ] {
+        let refused = HOUSE.pinwheel(arguments);
+        assert!(!refused.status.success(), "{arguments:?}");
+        assert!(text(&refused).contains(said), "{}", text(&refused));
+    }
+}
+
+#[test]
 fn a_group_is_one_box_until_it_is_opened() {
     let run = HOUSE.json(&["dags", "trigger", "example_groups", "--wait", "--json"]);
     let page = |query: &str| {
@@ -182,7 +306,7 @@ fn a_new_project_has_a_dag_that_runs() {
     let project = folder.join("project");
     let project = project.to_str().expect("the path is text");
     let made = pinwheel(&["init", project], &folder, &[]);
-    assert!(made.status.success(), "{}", crate::harness::text(&made));
+    assert!(made.status.success(), "{}", text(&made));
     let dag = format!("{project}/dags/hello.toml");
     let output = pinwheel(&["dags", "test", &dag, "--json"], &folder, &[]);
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");

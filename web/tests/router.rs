@@ -1676,6 +1676,11 @@ async fn the_api_takes_secrets_in_and_never_gives_them_out() {
             json!({ "description": "For the API" }),
             StatusCode::OK,
         ),
+        (
+            "api_token",
+            json!({ "secret": false }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
         ("empty", json!({}), StatusCode::UNPROCESSABLE_ENTITY),
         (
             "a b",
@@ -1808,6 +1813,37 @@ async fn connections_and_variables_are_set_by_forms_without_a_script() {
             "variable=list&value=%5B1%5D&as_json=on&description=Numbers",
         )
         .await;
+    // A telling name makes a secret, and a secret is not shown by a form that leaves its value out.
+    house
+        .submit(
+            "/variables",
+            "variable=db_password&value=hunter2-four&description=",
+        )
+        .await;
+    let told = house.get("/api/v1/variables/db_password").await.json();
+    assert_eq!(
+        (&told["secret"], &told["value"]),
+        (&json!(true), &Value::Null)
+    );
+    for form in [
+        "variable=db_password&value=&description=&known=on",
+        "variable=key&value=&description=&known=on",
+    ] {
+        let refused = house.submit("/variables", form).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{form}");
+        assert!(!refused.text.contains("hunter2"), "{form}");
+    }
+    house
+        .submit(
+            "/variables",
+            "variable=db_password&value=in%20the%20open&description=&known=on",
+        )
+        .await;
+    let told = house.get("/api/v1/variables/db_password").await.json();
+    assert_eq!(
+        (&told["secret"], &told["value"]),
+        (&json!(false), &json!("in the open"))
+    );
     let page = house.get("/variables").await.page();
     for part in [
         "<code class=\"break\">[1]</code>",

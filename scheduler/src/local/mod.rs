@@ -333,13 +333,7 @@ impl Runner {
             data_interval_end: self.request.data_interval_end,
             item: self.item.clone(),
             // As on a server for a run that was made by hand.
-            triggering_datasets: self
-                .dag
-                .datasets
-                .iter()
-                .flat_map(|awaited| awaited.names())
-                .map(|name| (name.to_string(), Vec::new()))
-                .collect(),
+            triggering_datasets: self.dag.no_updates(),
         }
     }
 

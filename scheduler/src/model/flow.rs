@@ -51,6 +51,15 @@ impl Sight {
 pub type Sights = BTreeMap<usize, Sight>;
 
 impl Dag {
+    /// What templates see as the events of a run that none of them made: no event of each dataset that the DAG waits for.
+    pub fn no_updates(&self) -> BTreeMap<String, Vec<serde_json::Value>> {
+        self.datasets
+            .iter()
+            .flat_map(|awaited| awaited.names())
+            .map(|name| (name.to_string(), Vec::new()))
+            .collect()
+    }
+
     /// The tasks that have to be looked at to decide about a task, besides its counters.
     pub fn looks_at(&self, ordinal: usize) -> BTreeSet<usize> {
         let task = &self.tasks[ordinal];

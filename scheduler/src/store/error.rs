@@ -16,6 +16,8 @@ pub enum Error {
         dag_id: DagId,
         /// The nearest id that exists.
         nearest: Option<DagId>,
+        /// A file with errors, which may be its own.
+        broken_file: Option<String>,
     },
     /// The DAG's file is gone; its history stays, new runs cannot be made.
     #[error("DAG `{dag_id}` has no file any more")]
@@ -296,7 +298,13 @@ impl Error {
                 nearest: Some(nearest),
                 ..
             } => Some(format!("did you mean `{nearest}`?")),
-            Self::UnknownDag { nearest: None, .. } => {
+            Self::UnknownDag {
+                broken_file: Some(file),
+                ..
+            } => Some(format!(
+                "{file} has errors and may be its file: `pinwheel dags list` shows them"
+            )),
+            Self::UnknownDag { .. } => {
                 Some("`pinwheel dags list` shows the DAGs there are".to_owned())
             }
             Self::RetiredDag { .. } => Some("put its file back into the DAG folder".to_owned()),
@@ -326,6 +334,13 @@ impl Error {
             }
             Self::NothingToMark { .. } => None,
             Self::RunIsQueued { .. } => Some("cancel it, or wait until it runs".to_owned()),
+            Self::UnknownInstance {
+                run_id,
+                map_index: ..0,
+                ..
+            } => Some(format!(
+                "`pinwheel runs show {run_id}` shows what it has; of a mapped task, name one item: `--item N`, or `map` in the API"
+            )),
             Self::UnknownInstance { run_id, .. } => {
                 Some(format!("`pinwheel runs show {run_id}` shows what it has"))
             }

@@ -138,6 +138,7 @@ impl Store {
             let current = current.get(&file.dag.id).ok_or_else(|| Error::UnknownDag {
                 dag_id: file.dag.id.clone(),
                 nearest: None,
+                broken_file: None,
             })?;
             let hash = content_hash(file.source);
             let same_bytes = current.content_hash.as_ref() == Some(&hash);
@@ -428,6 +429,7 @@ async fn insert_versions(
                 .ok_or_else(|| Error::UnknownDag {
                     dag_id: change.file.dag.id.clone(),
                     nearest: None,
+                    broken_file: None,
                 })
         })
         .collect::<Result<Vec<_>, _>>()?;

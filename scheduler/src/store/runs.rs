@@ -188,6 +188,7 @@ impl Store {
             Error::UnknownDag {
                 dag_id: row.dag_id.clone(),
                 nearest: None,
+                broken_file: None,
             },
             |run_id| Error::RunExists { run_id },
         ))
@@ -295,8 +296,11 @@ impl Store {
         Ok(step.effects())
     }
 
-    /// The error for a DAG id that is not there, with the nearest that is.
-    pub(super) async fn unknown_dag(&self, dag_id: DagId) -> Result<Error, Error> {
+    /// The error for a DAG id that is not there, with the nearest that is, and with the file that may be its own.
+    ///
+    /// # Errors
+    /// Postgres refused or cannot be reached.
+    pub async fn unknown_dag(&self, dag_id: DagId) -> Result<Error, Error> {
         let known = sqlx::query_file_scalar!("src/store/queries/list_dag_ids.sql")
             .fetch_all(&self.people)
             .await?;
@@ -306,7 +310,27 @@ impl Store {
             .filter(|(likeness, _)| *likeness > 0.8)
             .max_by(|(one, _), (other, _)| one.total_cmp(other))
             .map(|(_, known)| known);
-        Ok(Error::UnknownDag { dag_id, nearest })
+        let broken: Vec<String> = self
+            .file_errors()
+            .await?
+            .into_iter()
+            .map(|error| error.file)
+            .collect();
+        let is_named_after_it = |file: &&String| {
+            std::path::Path::new(file.as_str())
+                .file_stem()
+                .is_some_and(|stem| stem == dag_id.as_str())
+        };
+        let broken_file = match (broken.iter().find(is_named_after_it), broken.as_slice()) {
+            (Some(file), _) => Some(file.clone()),
+            (None, [only]) => Some(only.clone()),
+            (None, _) => None,
+        };
+        Ok(Error::UnknownDag {
+            dag_id,
+            nearest,
+            broken_file,
+        })
     }
 }
 

@@ -283,7 +283,10 @@ fn upstream(
                     .filter(|id| *id != task.id)
             };
             let hint = report.guess(&named.text, others(), || {
-                (tasks.len() > 1).then(|| format!("the other tasks are {}", quoted_list(others())))
+                Some(match tasks.len() {
+                    1 => "there is no other task: leave `after` out".to_owned(),
+                    _ => format!("the other tasks are {}", quoted_list(others())),
+                })
             });
             let message = format!("unknown upstream {} in task {called}", quoted(&named.text));
             report.refuse(named.span.clone(), message, "no task has this id", hint);

@@ -339,11 +339,18 @@ fn unknown_preset(text: &str) -> Error {
 
 fn wrong_number_of_fields(text: &str, found: usize) -> Error {
     let fields = if found == 1 { "field" } else { "fields" };
+    let preset = PRESETS
+        .iter()
+        .map(|(preset, _)| preset)
+        .find(|preset| preset.trim_start_matches('@').eq_ignore_ascii_case(text));
     Error {
         message: format!("expected 5 fields, or 6 with seconds first, found {found} {fields} in `{text}`"),
-        hint: Some(
-            "the fields are minute, hour, day of month, month, day of week, as in `0 2 * * *` for 02:00 every day"
-                .to_owned(),
-        ),
+        hint: Some(preset.map_or_else(
+            || {
+                "the fields are minute, hour, day of month, month, day of week, as in `0 2 * * *` for 02:00 every day"
+                    .to_owned()
+            },
+            |preset| format!("the preset is written `{preset}`"),
+        )),
     }
 }
