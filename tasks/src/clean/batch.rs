@@ -42,7 +42,9 @@ enum Key {
 enum ColumnBuilder {
     Text(StringChunkedBuilder),
     Integer(PrimitiveChunkedBuilder<Int64Type>),
+    Float(PrimitiveChunkedBuilder<Float64Type>),
     Boolean(BooleanChunkedBuilder),
+    Timestamp(PrimitiveChunkedBuilder<Int64Type>),
     TextList(ListStringChunkedBuilder),
 }
 
@@ -127,7 +129,12 @@ fn key_of(cell: &Cell) -> Option<Key> {
         Cell::Text(text) => Some(Key::Text(text.clone())),
         Cell::Integer(number) => Some(Key::Integer(*number)),
         // The contract refuses null keys and keys of other types.
-        Cell::Null | Cell::Boolean(_) | Cell::TextList(_) | Cell::Json(_) => None,
+        Cell::Null
+        | Cell::Float(_)
+        | Cell::Timestamp(_)
+        | Cell::Boolean(_)
+        | Cell::TextList(_)
+        | Cell::Json(_) => None,
     }
 }
 
@@ -139,6 +146,8 @@ impl ColumnBuilder {
                 Self::Text(StringChunkedBuilder::new(name, rows))
             }
             ColumnType::Integer => Self::Integer(PrimitiveChunkedBuilder::new(name, rows)),
+            ColumnType::Float => Self::Float(PrimitiveChunkedBuilder::new(name, rows)),
+            ColumnType::Timestamp => Self::Timestamp(PrimitiveChunkedBuilder::new(name, rows)),
             ColumnType::Boolean => Self::Boolean(BooleanChunkedBuilder::new(name, rows)),
             ColumnType::TextList => {
                 Self::TextList(ListStringChunkedBuilder::new(name, rows, rows * 8))
@@ -155,6 +164,10 @@ impl ColumnBuilder {
             (Self::Text(builder), _) => builder.append_null(),
             (Self::Integer(builder), Cell::Integer(number)) => builder.append_value(number),
             (Self::Integer(builder), _) => builder.append_null(),
+            (Self::Float(builder), Cell::Float(number)) => builder.append_value(number),
+            (Self::Float(builder), _) => builder.append_null(),
+            (Self::Timestamp(builder), Cell::Timestamp(micros)) => builder.append_value(micros),
+            (Self::Timestamp(builder), _) => builder.append_null(),
             (Self::Boolean(builder), Cell::Boolean(flag)) => builder.append_value(flag),
             (Self::Boolean(builder), _) => builder.append_null(),
             (Self::TextList(builder), Cell::TextList(list)) => {
@@ -168,6 +181,11 @@ impl ColumnBuilder {
         match self {
             Self::Text(builder) => builder.finish().into_column(),
             Self::Integer(builder) => builder.finish().into_column(),
+            Self::Float(builder) => builder.finish().into_column(),
+            Self::Timestamp(builder) => builder
+                .finish()
+                .into_datetime(TimeUnit::Microseconds, None)
+                .into_column(),
             Self::Boolean(builder) => builder.finish().into_column(),
             Self::TextList(mut builder) => builder.finish().into_column(),
         }

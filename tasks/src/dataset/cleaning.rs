@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::message::{self, Found, Unreadable};
 use super::{
     Cell, Dataset, FieldRule, FieldType, Fired, FiredKind, Function, Nulls, Presence, Rejected,
-    Row, Stage, values,
+    Row, Stage, timestamp, values,
 };
 
 /// A key longer than this cannot be indexed everywhere (Postgres refuses index rows of a third of a page).
@@ -88,7 +88,9 @@ fn check_shape(dataset: &Dataset, position: usize, found: &Found<'_>) -> Result<
         | FieldType::Enum { .. }
         | FieldType::Url
         | FieldType::Uuid => "a string",
+        FieldType::Timestamp { .. } => "a string",
         FieldType::Integer => "an integer",
+        FieldType::Float => "a number",
         FieldType::Boolean => "a boolean, 0 or 1",
     };
     let fits = match (found, &rule.field_type) {
@@ -110,13 +112,18 @@ fn check_shape(dataset: &Dataset, position: usize, found: &Found<'_>) -> Result<
         }
         (Found::Null, _) => true,
         (Found::Integer(_), field_type) => {
-            matches!(field_type, FieldType::Integer | FieldType::Boolean)
+            matches!(
+                field_type,
+                FieldType::Integer | FieldType::Float | FieldType::Boolean
+            )
         }
+        (Found::Number(_), FieldType::Float) => true,
         (Found::Boolean(_), field_type) => matches!(field_type, FieldType::Boolean),
-        (Found::Text(_), field_type) => {
-            !matches!(field_type, FieldType::Integer | FieldType::Boolean)
-        }
-        (Found::Number | Found::List | Found::Object, _) => false,
+        (Found::Text(_), field_type) => !matches!(
+            field_type,
+            FieldType::Integer | FieldType::Float | FieldType::Boolean
+        ),
+        (Found::Number(_) | Found::List | Found::Object, _) => false,
     };
     if fits {
         return Ok(());
@@ -171,7 +178,8 @@ fn parse(
             }
             cell
         }
-        Found::Number | Found::List | Found::Object => Cell::Null,
+        Found::Number(value) => Cell::Float(value),
+        Found::List | Found::Object => Cell::Null,
     };
     if cell == Cell::Null && rule.nulls == Nulls::Refused {
         let detail = format!(
@@ -199,6 +207,7 @@ fn integer(
             position,
             format!("expected 0 or 1, found {value}"),
         )),
+        (FieldType::Float, _) => Ok(Cell::Float(value as f64)),
         _ => Ok(Cell::Integer(value)),
     }
 }
@@ -237,7 +246,7 @@ fn parse_text(
         );
     }
     match &rule.field_type {
-        FieldType::Text | FieldType::Integer | FieldType::Boolean => {
+        FieldType::Text | FieldType::Integer | FieldType::Float | FieldType::Boolean => {
             Ok(Cell::Text(text.into_owned()))
         }
         FieldType::Count => match values::count(&text) {
@@ -250,6 +259,23 @@ fn parse_text(
                 ),
             ),
         },
+        FieldType::Timestamp { formats } => {
+            match formats.iter().find_map(|format| format.read(&text)) {
+                Some(micros) => Ok(Cell::Timestamp(micros)),
+                None => refuse(
+                    "timestamp",
+                    format!(
+                        "expected a timestamp such as {}, found `{}`",
+                        formats
+                            .iter()
+                            .map(|format| format!("`{}`", format.as_str()))
+                            .collect::<Vec<_>>()
+                            .join(" or "),
+                        shown(&text)
+                    ),
+                ),
+            }
+        }
         FieldType::Tags { separator } => {
             let tags = values::tags(&text, separator);
             Ok(if tags.is_empty() {
@@ -301,8 +327,11 @@ fn derive(function: Function, from: &Cell) -> Cell {
             values::host(text).map_or(Cell::Null, |host| Cell::Text(host.to_ascii_lowercase()))
         }
         (Function::Lowercase, Cell::Text(text)) => Cell::Text(text.to_lowercase()),
+        (Function::Year, Cell::Timestamp(micros)) => {
+            timestamp::year(*micros).map_or(Cell::Null, Cell::Integer)
+        }
         // The definition was checked: only null is left.
-        (Function::Length | Function::Host | Function::Lowercase, _) => Cell::Null,
+        (Function::Length | Function::Host | Function::Lowercase | Function::Year, _) => Cell::Null,
     }
 }
 

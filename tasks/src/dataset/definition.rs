@@ -15,6 +15,7 @@ use toml::{
 use super::{
     Column, ColumnType, Dataset, DerivedRule, Error, FieldRule, FieldType, Function, Nulls,
     Placeholders, Presence, Problem, Tolerance,
+    timestamp::{DEFAULT_FORMATS, Format},
 };
 
 /// The column that keeps fields which the contract does not know.
@@ -46,6 +47,7 @@ const FIELD_KEYS: &[&str] = &[
     "nullable",
     "placeholders",
     "strip_prefix",
+    "formats",
     "separator",
     "values",
     "aliases",
@@ -53,9 +55,18 @@ const FIELD_KEYS: &[&str] = &[
 const PLACEHOLDER_KEYS: &[&str] = &["exact", "prefix", "regex"];
 const DERIVED_KEYS: &[&str] = &["name", "from", "function", "description"];
 const TYPES: &[&str] = &[
-    "text", "integer", "boolean", "count", "tags", "enum", "url", "uuid",
+    "text",
+    "integer",
+    "float",
+    "boolean",
+    "timestamp",
+    "count",
+    "tags",
+    "enum",
+    "url",
+    "uuid",
 ];
-const FUNCTIONS: &[&str] = &["length", "host", "lowercase"];
+const FUNCTIONS: &[&str] = &["length", "host", "lowercase", "year"];
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Dataset, Error> {
     let (root, syntax_errors) = DeTable::parse_recoverable(text);
@@ -303,7 +314,10 @@ impl Reader<'_> {
         let placeholders = self.placeholders(table, &owner);
         let strip_prefix = self.optional_text(table, "strip_prefix");
         let (name, field_type) = (name?, field_type?);
-        if matches!(field_type, FieldType::Integer | FieldType::Boolean) {
+        if matches!(
+            field_type,
+            FieldType::Integer | FieldType::Float | FieldType::Boolean
+        ) {
             for key in ["placeholders", "strip_prefix"] {
                 if let Some(entry) = table.get(key) {
                     self.problem(
@@ -343,6 +357,7 @@ impl Reader<'_> {
         let word = self.required_text(table, "type", span, owner)?;
         let place = table.get("type").map_or(0..0, Spanned::span);
         for (key, belongs_to) in [
+            ("formats", "timestamp"),
             ("separator", "tags"),
             ("values", "enum"),
             ("aliases", "enum"),
@@ -361,7 +376,9 @@ impl Reader<'_> {
         match word.as_str() {
             "text" => Some(FieldType::Text),
             "integer" => Some(FieldType::Integer),
+            "float" => Some(FieldType::Float),
             "boolean" => Some(FieldType::Boolean),
+            "timestamp" => self.formats(table),
             "count" => Some(FieldType::Count),
             "url" => Some(FieldType::Url),
             "uuid" => Some(FieldType::Uuid),
@@ -387,6 +404,36 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn formats(&mut self, table: &Table<'_>) -> Option<FieldType> {
+        let written: Vec<(String, Range<usize>)> = match table.get("formats") {
+            Some(entry) => self.texts(entry, "formats")?,
+            None => DEFAULT_FORMATS
+                .iter()
+                .map(|format| ((*format).to_owned(), 0..0))
+                .collect(),
+        };
+        if written.is_empty() {
+            self.problem(
+                table.get("formats").map_or(0..0, Spanned::span),
+                "`formats` is empty",
+                Some("list how the timestamp may be written".to_owned()),
+            );
+            return None;
+        }
+        let mut formats = Vec::with_capacity(written.len());
+        for (format, span) in written {
+            match Format::parse(&format) {
+                Ok(format) => formats.push(format),
+                Err(reason) => self.problem(
+                    span,
+                    format!("`{format}` is no timestamp format: {reason}"),
+                    Some("such as `%Y-%m-%d %H:%M:%S`".to_owned()),
+                ),
+            }
+        }
+        Some(FieldType::Timestamp { formats })
     }
 
     fn enumeration(
@@ -544,6 +591,7 @@ impl Reader<'_> {
                 "length" => Function::Length,
                 "host" => Function::Host,
                 "lowercase" => Function::Lowercase,
+                "year" => Function::Year,
                 other => {
                     let hint = nearest(other, FUNCTIONS)
                         .or_else(|| Some(format!("the functions are {}", FUNCTIONS.join(", "))));
@@ -575,12 +623,18 @@ impl Reader<'_> {
                 continue;
             }
             let source_type = columns[position].column_type;
-            let fits = source_type == ColumnType::Text
-                || (source_type == ColumnType::TextList && function == Function::Length);
+            let (fits, wanted) = match function {
+                Function::Length => (
+                    matches!(source_type, ColumnType::Text | ColumnType::TextList),
+                    "text",
+                ),
+                Function::Host | Function::Lowercase => (source_type == ColumnType::Text, "text"),
+                Function::Year => (source_type == ColumnType::Timestamp, "timestamp"),
+            };
             if !fits {
                 self.problem(
                     place,
-                    format!("`{word}` cannot be computed from `{from}`, which is no text"),
+                    format!("`{word}` cannot be computed from `{from}`, which is no {wanted}"),
                     None,
                 );
                 continue;

@@ -10,6 +10,7 @@ mod definition;
 mod diagnostic;
 mod message;
 mod row;
+mod timestamp;
 mod values;
 
 #[cfg(test)]
@@ -134,8 +135,12 @@ pub enum ColumnType {
     Text,
     /// A 64-bit signed integer.
     Integer,
+    /// A 64-bit float, never infinite.
+    Float,
     /// True or false.
     Boolean,
+    /// A moment in UTC, in microseconds.
+    Timestamp,
     /// A list of texts.
     TextList,
     /// A JSON object as text.
@@ -174,7 +179,11 @@ struct FieldRule {
 enum FieldType {
     Text,
     Integer,
+    Float,
     Boolean,
+    Timestamp {
+        formats: Vec<timestamp::Format>,
+    },
     Count,
     Tags {
         separator: String,
@@ -192,7 +201,9 @@ impl FieldType {
         match self {
             Self::Text | Self::Enum { .. } | Self::Url | Self::Uuid => ColumnType::Text,
             Self::Integer | Self::Count => ColumnType::Integer,
+            Self::Float => ColumnType::Float,
             Self::Boolean => ColumnType::Boolean,
+            Self::Timestamp { .. } => ColumnType::Timestamp,
             Self::Tags { .. } => ColumnType::TextList,
         }
     }
@@ -250,12 +261,14 @@ enum Function {
     Host,
     /// The text in lower case.
     Lowercase,
+    /// The year of a moment, in UTC.
+    Year,
 }
 
 impl Function {
     fn column_type(self) -> ColumnType {
         match self {
-            Self::Length => ColumnType::Integer,
+            Self::Length | Self::Year => ColumnType::Integer,
             Self::Host | Self::Lowercase => ColumnType::Text,
         }
     }

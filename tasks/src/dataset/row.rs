@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A clean row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// One value per column of the dataset, in its order.
     pub values: Vec<Cell>,
@@ -12,7 +12,7 @@ pub struct Row {
 }
 
 /// One value of a clean row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// No value.
     Null,
@@ -20,8 +20,12 @@ pub enum Cell {
     Text(String),
     /// An integer.
     Integer(i64),
+    /// A float, never infinite and never NaN.
+    Float(f64),
     /// True or false.
     Boolean(bool),
+    /// A moment: microseconds since 1970, UTC.
+    Timestamp(i64),
     /// A list of texts.
     TextList(Vec<String>),
     /// A JSON object as text.

@@ -653,3 +653,57 @@ proptest! {
         let _answer = Dataset::parse("x.toml", &text);
     }
 }
+
+const GEO: &str = include_str!("../../../dags/datasets/geo.toml");
+const USERS: &str = include_str!("../../../dags/datasets/users.toml");
+
+fn shipped(file: &str, text: &str) -> Dataset {
+    Dataset::parse(file, text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn places_and_users_clean_to_typed_rows() {
+    let geo = shipped("geo.toml", GEO);
+    for written in [
+        "2020-08-28 03:52:47",
+        "2020-08-28T03:52:47",
+        "2020:08:28 03:52:47",
+    ] {
+        let message = json!({ "ind": 7528, "timestamp": written, "latitude": -89.9787, "longitude": 12, "country": "Albania" });
+        let row = geo
+            .clean(Some(message.to_string().as_bytes()))
+            .unwrap_or_else(|rejected| panic!("{rejected:?}"));
+        let expected = [
+            Cell::Integer(7528),
+            Cell::Timestamp(1_598_586_767_000_000),
+            Cell::Float(-89.9787),
+            Cell::Float(12.0),
+            text("Albania"),
+            Cell::Null,
+        ];
+        assert_eq!(row.values, expected);
+    }
+    let message = json!({ "ind": 1, "timestamp": "28.08.2020", "latitude": 0.5, "longitude": 0.5, "country": "" });
+    let rejected = geo
+        .clean(Some(message.to_string().as_bytes()))
+        .expect_err("no such format");
+    assert_eq!(
+        (rejected.stage, rejected.rule.as_str()),
+        (Stage::Contract, "timestamp:timestamp")
+    );
+
+    let users = shipped("users.toml", USERS);
+    let message = json!({ "ind": 7528, "first_name": "Abigail", "last_name": "User Info Error", "age": 20, "date_joined": "2015-10-24 11:23:51" });
+    let row = users
+        .clean(Some(message.to_string().as_bytes()))
+        .unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    let expected = [
+        Cell::Integer(7528),
+        text("Abigail"),
+        Cell::Null,
+        Cell::Integer(20),
+        Cell::Timestamp(1_445_685_831_000_000),
+        Cell::Null,
+    ];
+    assert_eq!(row.values, expected);
+}
