@@ -1,5 +1,7 @@
 //! Reads dataset files: TOML to [`Dataset`], every mistake at once with its place.
 
+mod expectations;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -36,6 +38,7 @@ const FILE_KEYS: &[&str] = &[
     "rejects",
     "fields",
     "derived",
+    "expectations",
 ];
 const REJECTS_KEYS: &[&str] = &["max_share", "tolerated"];
 const FIELD_KEYS: &[&str] = &[
@@ -44,6 +47,7 @@ const FIELD_KEYS: &[&str] = &[
     "type",
     "description",
     "required",
+    "missing",
     "nullable",
     "placeholders",
     "strip_prefix",
@@ -142,6 +146,7 @@ impl Reader<'_> {
         let fields = self.fields(root);
         let mut columns: Vec<Column> = fields.iter().map(|field| field.column.clone()).collect();
         let derived = self.derived(root, &mut columns);
+        let expectations = self.expectations(root, &columns);
         columns.push(Column {
             name: EXTRA.to_owned(),
             column_type: ColumnType::Json,
@@ -168,6 +173,7 @@ impl Reader<'_> {
             columns,
             fields: fields.into_iter().map(|field| field.rule).collect(),
             derived,
+            expectations,
             tolerance: tolerance?,
             max_message_bytes: max_message_bytes?,
             sha256: hex::encode(Sha256::digest(self.text.as_bytes())),
@@ -302,10 +308,7 @@ impl Reader<'_> {
             self.check_column_name(name, entry.span());
         }
         let source = self.optional_text(table, "source").or_else(|| name.clone());
-        let presence = match self.boolean(table, "required") {
-            Some(false) => Presence::Optional,
-            Some(true) | None => Presence::Required,
-        };
+        let presence = self.presence(table, &owner);
         let nulls = match self.boolean(table, "nullable") {
             Some(false) => Nulls::Refused,
             Some(true) | None => Nulls::Allowed,
@@ -346,6 +349,36 @@ impl Reader<'_> {
             },
             span,
         })
+    }
+
+    fn presence(&mut self, table: &Table<'_>, owner: &str) -> Presence {
+        let required = match self.boolean(table, "required") {
+            Some(false) => Presence::Optional,
+            Some(true) | None => Presence::Required,
+        };
+        let Some(entry) = table.get("missing") else {
+            return required;
+        };
+        if table.contains_key("required") {
+            self.problem(
+                entry.span(),
+                format!("{owner} has both `required` and `missing`"),
+                Some("keep one of them: `required = false` is `missing = \"null\"`".to_owned()),
+            );
+        }
+        match self.optional_text(table, "missing").as_deref() {
+            Some("null") => Presence::Optional,
+            Some("quarantine") => Presence::Quarantined,
+            Some("reject") | None => Presence::Required,
+            Some(other) => {
+                self.problem(
+                    entry.span(),
+                    format!("`missing` must be `null`, `quarantine` or `reject`, found `{other}`"),
+                    nearest(other, &["null", "quarantine", "reject"]),
+                );
+                Presence::Required
+            }
+        }
     }
 
     fn field_type(

@@ -8,6 +8,7 @@ mod catalog;
 mod cleaning;
 mod definition;
 mod diagnostic;
+mod expectation;
 mod message;
 mod row;
 mod timestamp;
@@ -18,10 +19,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use expectation::{Expectation, Severity};
 use regex::RegexSet;
 use serde::{Deserialize, Serialize};
 
 pub use catalog::{Catalog, CatalogError};
+#[cfg(feature = "polars")]
+pub(crate) use cleaning::{BorrowedRow, Value};
 pub use diagnostic::{Error, Problem};
 pub use row::{Cell, Fired, FiredKind, Rejected, Row, Stage};
 
@@ -35,6 +39,7 @@ pub struct Dataset {
     columns: Vec<Column>,
     fields: Vec<FieldRule>,
     derived: Vec<DerivedRule>,
+    expectations: Vec<Expectation>,
     tolerance: Tolerance,
     max_message_bytes: usize,
     sha256: String,
@@ -81,6 +86,18 @@ impl Dataset {
         self.key
     }
 
+    /// Whether the key is a UUID, which fits into 16 bytes.
+    #[cfg(feature = "polars")]
+    pub(crate) fn key_is_uuid(&self) -> bool {
+        matches!(
+            self.fields.get(self.key),
+            Some(FieldRule {
+                field_type: FieldType::Uuid,
+                ..
+            })
+        )
+    }
+
     /// How many rejected messages a batch may hold.
     pub fn tolerance(&self) -> Tolerance {
         self.tolerance
@@ -96,17 +113,39 @@ impl Dataset {
     /// # Errors
     /// The first rule the message broke. Problems of shape are reported before breaches of the contract.
     pub fn clean(&self, message: Option<&[u8]>) -> Result<Row, Rejected> {
+        cleaning::clean(self, message).map(cleaning::BorrowedRow::into_row)
+    }
+
+    /// Cleans one message without copying what needs no change; apart from that the same as [`Self::clean`].
+    #[cfg(feature = "polars")]
+    pub(crate) fn clean_borrowed<'m>(
+        &'m self,
+        message: Option<&'m [u8]>,
+    ) -> Result<BorrowedRow<'m>, Rejected> {
         cleaning::clean(self, message)
+    }
+
+    /// Whether a batch that holds a message rejected by this rule is broken as a whole (an expectation of severity `fail`).
+    pub fn fails_batch(&self, rule: &str) -> bool {
+        self.expectations
+            .iter()
+            .any(|expectation| expectation.severity == Severity::Fail && expectation.rule() == rule)
     }
 
     /// The name of a rule that changed a value, such as `placeholder:title`.
     pub fn rule_name(&self, fired: Fired) -> String {
+        if fired.kind == FiredKind::Expectation {
+            return self
+                .expectations
+                .get(usize::from(fired.column))
+                .map_or_else(|| "expectation:?".to_owned(), Expectation::rule);
+        }
         let column = self
             .columns
             .get(usize::from(fired.column))
             .map_or("?", |column| column.name.as_str());
         match fired.kind {
-            FiredKind::Extra => fired.kind.word().to_owned(),
+            FiredKind::Extra | FiredKind::Expectation => fired.kind.word().to_owned(),
             FiredKind::Placeholder | FiredKind::Empty | FiredKind::Missing => {
                 format!("{}:{column}", fired.kind.word())
             }
@@ -214,6 +253,8 @@ impl FieldType {
 enum Presence {
     Required,
     Optional,
+    /// The message is a row, but breaks the contract.
+    Quarantined,
 }
 
 /// Whether a value may be null once placeholders are gone.

@@ -52,6 +52,8 @@ pub enum FiredKind {
     Missing,
     /// Fields that the contract does not know were kept in `extra`.
     Extra,
+    /// An expectation of severity `warn` did not hold; `column` is the place of the expectation in the file.
+    Expectation,
 }
 
 impl FiredKind {
@@ -62,6 +64,7 @@ impl FiredKind {
             Self::Empty => "empty",
             Self::Missing => "missing",
             Self::Extra => "extra",
+            Self::Expectation => "expectation",
         }
     }
 }

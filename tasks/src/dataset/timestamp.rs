@@ -1,7 +1,7 @@
 //! Timestamp formats: strict, and quick because a format is taken apart once. A format is what `strftime` calls one, of few letters;
 //! every digit of it must be there, so that one text has one meaning.
 
-use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
+use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
 
 /// What a `timestamp` field reads when its file names no formats.
 pub(super) const DEFAULT_FORMATS: &[&str] = &[
@@ -168,9 +168,8 @@ fn offset_seconds(rest: &mut &[u8]) -> Option<i64> {
     Some(sign * i64::from(seconds))
 }
 
-/// Microseconds since 1970 as people and SQL write them, in UTC.
+/// The year of a moment, in UTC.
 pub(super) fn year(micros: i64) -> Option<i64> {
-    use chrono::Datelike;
     DateTime::from_timestamp_micros(micros).map(|moment| i64::from(moment.year()))
 }
 
