@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A clean row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// One value per column of the dataset, in its order.
     pub values: Vec<Cell>,
@@ -31,6 +31,9 @@ pub enum Cell {
     /// A JSON object as text.
     Json(String),
 }
+
+/// A float is never NaN (JSON cannot say it), so every cell equals itself.
+impl Eq for Cell {}
 
 /// A rule that changed the value of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
