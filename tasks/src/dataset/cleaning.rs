@@ -25,10 +25,6 @@ pub(crate) struct BorrowedRow<'m> {
     /// The rules that changed or marked a value.
     pub(crate) fired: Vec<Fired>,
     /// The names of fields that the contract does not know.
-    #[cfg_attr(
-        not(feature = "polars"),
-        expect(dead_code, reason = "only batches report them")
-    )]
     pub(crate) unknown: Vec<String>,
 }
 
