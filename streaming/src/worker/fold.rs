@@ -195,7 +195,12 @@ fn keyed(plan: &Plan, row: Row) -> Result<(String, Row), Rejected> {
     let key = match &row.values[plan.dataset.key()] {
         Cell::Text(text) => text.clone(),
         Cell::Integer(number) => number.to_string(),
-        Cell::Boolean(_) | Cell::Null | Cell::TextList(_) | Cell::Json(_) => {
+        Cell::Boolean(_)
+        | Cell::Float(_)
+        | Cell::Timestamp(_)
+        | Cell::Null
+        | Cell::TextList(_)
+        | Cell::Json(_) => {
             return Err(Rejected {
                 stage: Stage::Contract,
                 rule: "key".to_owned(),
@@ -224,7 +229,9 @@ fn count(
             Cell::Text(text) => text[..text.floor_char_boundary(GROUP_BYTES)].to_owned(),
             Cell::Null
             | Cell::Integer(_)
+            | Cell::Float(_)
             | Cell::Boolean(_)
+            | Cell::Timestamp(_)
             | Cell::TextList(_)
             | Cell::Json(_) => String::new(),
         };

@@ -95,7 +95,9 @@ fn sql_type(column_type: ColumnType) -> &'static str {
     match column_type {
         ColumnType::Text => "text",
         ColumnType::Integer => "bigint",
+        ColumnType::Float => "double precision",
         ColumnType::Boolean => "boolean",
+        ColumnType::Timestamp => "timestamptz",
         ColumnType::TextList => "text[]",
         ColumnType::Json => "jsonb",
     }
@@ -106,7 +108,9 @@ fn carried_type(column_type: ColumnType) -> &'static str {
     match column_type {
         ColumnType::TextList | ColumnType::Json | ColumnType::Text => "text",
         ColumnType::Integer => "bigint",
+        ColumnType::Float => "double precision",
         ColumnType::Boolean => "boolean",
+        ColumnType::Timestamp => "timestamptz",
     }
 }
 
@@ -181,7 +185,11 @@ fn upsert_posts(table: &str, dataset: &Dataset) -> String {
                 column.name,
                 sql_type(column.column_type)
             ),
-            ColumnType::Text | ColumnType::Integer | ColumnType::Boolean => {
+            ColumnType::Text
+            | ColumnType::Integer
+            | ColumnType::Boolean
+            | ColumnType::Float
+            | ColumnType::Timestamp => {
                 format!("posted.\"{}\"", column.name)
             }
         })

@@ -379,6 +379,8 @@ fn upsert_posts(plan: &Plan, posts: BTreeMap<String, Post>) -> Statement<'_> {
         .fold(statement, |statement, array| match array {
             Carried::Text(values) => statement.bind(values),
             Carried::Integer(values) => statement.bind(values),
+            Carried::Float(values) => statement.bind(values),
+            Carried::Timestamp(values) => statement.bind(values),
             Carried::Boolean(values) => statement.bind(values),
         });
     statement.bind(partitions).bind(offsets).bind(timestamps)
@@ -388,7 +390,9 @@ fn upsert_posts(plan: &Plan, posts: BTreeMap<String, Post>) -> Statement<'_> {
 enum Carried {
     Text(Vec<Option<String>>),
     Integer(Vec<Option<i64>>),
+    Float(Vec<Option<f64>>),
     Boolean(Vec<Option<bool>>),
+    Timestamp(Vec<Option<DateTime<Utc>>>),
 }
 
 impl Carried {
@@ -398,7 +402,9 @@ impl Carried {
                 Self::Text(Vec::with_capacity(rows))
             }
             ColumnType::Integer => Self::Integer(Vec::with_capacity(rows)),
+            ColumnType::Float => Self::Float(Vec::with_capacity(rows)),
             ColumnType::Boolean => Self::Boolean(Vec::with_capacity(rows)),
+            ColumnType::Timestamp => Self::Timestamp(Vec::with_capacity(rows)),
         }
     }
 
@@ -408,13 +414,29 @@ impl Carried {
             Self::Text(values) => values.push(match cell {
                 Cell::Text(text) | Cell::Json(text) => Some(text),
                 Cell::TextList(items) => Some(array_literal(&items)),
-                Cell::Null | Cell::Integer(_) | Cell::Boolean(_) => None,
+                Cell::Null
+                | Cell::Integer(_)
+                | Cell::Float(_)
+                | Cell::Boolean(_)
+                | Cell::Timestamp(_) => None,
             }),
             Self::Integer(values) => values.push(match cell {
                 Cell::Integer(value) => Some(value),
                 Cell::Null
                 | Cell::Text(_)
+                | Cell::Float(_)
                 | Cell::Boolean(_)
+                | Cell::Timestamp(_)
+                | Cell::TextList(_)
+                | Cell::Json(_) => None,
+            }),
+            Self::Float(values) => values.push(match cell {
+                Cell::Float(value) => Some(value),
+                Cell::Null
+                | Cell::Text(_)
+                | Cell::Integer(_)
+                | Cell::Boolean(_)
+                | Cell::Timestamp(_)
                 | Cell::TextList(_)
                 | Cell::Json(_) => None,
             }),
@@ -423,6 +445,18 @@ impl Carried {
                 Cell::Null
                 | Cell::Text(_)
                 | Cell::Integer(_)
+                | Cell::Float(_)
+                | Cell::Timestamp(_)
+                | Cell::TextList(_)
+                | Cell::Json(_) => None,
+            }),
+            Self::Timestamp(values) => values.push(match cell {
+                Cell::Timestamp(micros) => DateTime::from_timestamp_micros(micros),
+                Cell::Null
+                | Cell::Text(_)
+                | Cell::Integer(_)
+                | Cell::Float(_)
+                | Cell::Boolean(_)
                 | Cell::TextList(_)
                 | Cell::Json(_) => None,
             }),

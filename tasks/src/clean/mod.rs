@@ -4,28 +4,42 @@
 //! everything else goes to the dead-letter set with its rule, offset and raw bytes. Objects are named by their content and the
 //! manifest is written last, so a rerun replaces exactly its partition and a crash leaves nothing that a reader could see.
 //! This kind never drops a message without counting it.
+//!
+//! Memory is bounded whatever the number of rows: a first pass cleans the landed objects and lets their rows wait (beyond a limit in a
+//! temporary file), the keys are compared split on a hash, and a second pass writes the rows that stay.
 
-mod batch;
+mod keys;
+mod pass;
+mod rows;
+mod spill;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use polars::{polars_utils::compression::ZstdLevel, prelude::*};
 use serde_json::{Map, Value, json};
+use tokio_util::task::AbortOnDropHandle;
 
-use self::batch::{Batch, Origin};
+use self::{
+    pass::{DeadLetters, Pass, PassError, Tally},
+    rows::{Frame, Held, Superseded},
+};
 use crate::{
     Context, Failure, Field, FieldType, Kind, Outcome, Outputs, Presence, Problem, blocking,
-    dataset::{Catalog, Dataset, Fired, Rejected, Stage},
+    dataset::{Catalog, Dataset},
     lake::{Counts, Part, Partition, StoredColumn, folder},
     landing::{self, LandedObject, Manifest},
     s3::{Location, ObjectStore, sha256},
 };
 
-/// A part holds at most so many rows.
+/// A part is closed by the landed object that brings it to so many rows, or to its share of the memory before compression.
 const ROWS_PER_PART: usize = 1_000_000;
+/// What `memory_mb` is unless the task says otherwise. Half of it is for rows that wait, an eighth for the rows of one part.
+const DEFAULT_MEMORY_MB: u64 = 512;
+const LEAST_MEMORY_MB: u64 = 16;
+const MOST_MEMORY_MB: u64 = 1 << 20;
 /// Level 1 is within 2 % of level 3 in size and takes half the time.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -56,6 +70,12 @@ const FIELDS: &[Field] = &[
         },
         doc: "The name of the partition to write; cleaning under the same name again replaces it.",
     },
+    Field {
+        name: "memory_mb",
+        field_type: FieldType::Integer,
+        presence: Presence::Optional { default: "512" },
+        doc: "The memory for rows, in megabytes: what does not fit waits in a temporary file.",
+    },
 ];
 
 const OUTPUTS: Outputs = Outputs::Known(&[
@@ -70,6 +90,10 @@ const OUTPUTS: Outputs = Outputs::Known(&[
     ("quarantined", "rows that broke the contract"),
     ("duplicates", "rows whose key came again later in the batch"),
     ("rules", "how often each rule fired"),
+    (
+        "new_fields",
+        "the fields that the contract does not know, and in how many messages each was",
+    ),
     (
         "dead_letters",
         "the prefix of the dead-letter set, or null when there is none",
@@ -95,35 +119,88 @@ impl Clean {
         })
     }
 
-    /// Reads and cleans one landed object after the other.
+    /// Reads and cleans the landed objects, as many at a time as there are cores.
     async fn clean_all(
         &self,
         context: &Context,
         job: &Job,
         manifest: &Manifest,
+        pass: &Arc<Pass>,
     ) -> Result<Cleaned, Failure> {
-        let mut cleaned = Cleaned::new(&job.dataset, manifest.records);
-        for object in &manifest.objects {
+        let mut cleaned = Cleaned::default();
+        let objects = (0_u32..).zip(manifest.objects.iter().cloned());
+        let mut running = stream::iter(objects)
+            .map(|(chunk, object)| {
+                let (store, bucket) = (self.store.clone(), job.from.bucket.clone());
+                let pass = Arc::clone(pass);
+                apart(async move {
+                    let records = landing::read::object(&store, &bucket, &object).await?;
+                    let partition = object.partition;
+                    let done =
+                        blocking::run(move || pass.clean(chunk, partition, &records)).await?;
+                    match done {
+                        Ok(done) => Ok((object, done)),
+                        Err(PassError::Unreadable(error)) => Err(Failure::permanent(format!(
+                            "`{}` cannot be read: {error}",
+                            object.key
+                        ))),
+                        Err(PassError::Spill(error)) => Err(no_spill(&error)),
+                    }
+                })
+            })
+            .buffered(cores());
+        while let Some(done) = running.next().await {
             if context.cancel.is_cancelled() {
                 return Err(Failure::retryable("stopped before everything was cleaned"));
             }
-            let records = landing::read::object(&self.store, &job.from.bucket, object).await?;
-            let (dataset, partition) = (Arc::clone(&job.dataset), object.partition);
-            let (state, dead) = blocking::run(move || {
-                let dead = cleaned.add(&dataset, partition, &records);
-                (cleaned, dead)
-            })
-            .await?;
-            cleaned = state;
-            let dead = dead.map_err(|error| {
-                Failure::permanent(format!("`{}` cannot be read: {error}", object.key))
-            })?;
-            if dead.count > 0 {
-                let part = self.write_dead_letters(job, object, dead).await?;
+            let (object, done) = done?;
+            cleaned.tally.add(done.tally);
+            cleaned.chunks.push(Chunk {
+                partition: object.partition,
+                rows: done.rows,
+                bytes: done.bytes,
+                held: done.held,
+            });
+            if done.dead.count > 0 {
+                let part = self.write_dead_letters(job, &object, done.dead).await?;
                 cleaned.dead_letters.push(part);
             }
         }
         Ok(cleaned)
+    }
+
+    /// Finds the rows whose key came again, one partition of the keys after the other: one list of marks per chunk.
+    async fn superseded(
+        &self,
+        context: &Context,
+        pass: &Arc<Pass>,
+        chunks: &[Chunk],
+    ) -> Result<Vec<Superseded>, Failure> {
+        let mut marks: Vec<Superseded> = chunks
+            .iter()
+            .map(|chunk| Superseded::none(chunk.rows))
+            .collect();
+        let mut running = stream::iter(0..pass.keys.partitions())
+            .map(|partition| {
+                let pass = Arc::clone(pass);
+                apart(async move {
+                    blocking::run(move || pass.keys.superseded(partition))
+                        .await?
+                        .map_err(|error| no_spill(&error))
+                })
+            })
+            .buffered(cores());
+        while let Some(places) = running.next().await {
+            if context.cancel.is_cancelled() {
+                return Err(Failure::retryable("stopped before everything was cleaned"));
+            }
+            for place in places? {
+                if let Some(marks) = marks.get_mut(place.chunk as usize) {
+                    marks.mark(place.row as usize);
+                }
+            }
+        }
+        Ok(marks)
     }
 
     async fn write_dead_letters(
@@ -153,39 +230,125 @@ impl Clean {
         Ok(part)
     }
 
-    async fn write_parts(&self, job: &Job, rows: DataFrame) -> Result<Vec<Part>, Failure> {
+    /// Writes the rows that stay, in the order of the landing, as many parts at a time as there are cores.
+    async fn write_parts(
+        &self,
+        context: &Context,
+        job: &Arc<Job>,
+        pass: &Arc<Pass>,
+        chunks: Vec<(Chunk, Superseded)>,
+    ) -> Result<Vec<Part>, Failure> {
         let mut parts = Vec::new();
-        for start in (0..rows.height()).step_by(ROWS_PER_PART) {
-            let slice = rows.slice(start as i64, ROWS_PER_PART);
-            let count = slice.height() as u64;
-            let body = blocking::run(move || encode(slice))
-                .await?
-                .map_err(|error| {
-                    Failure::permanent(format!(
-                        "the cleaned rows cannot be written as Parquet: {error}"
-                    ))
-                })?;
-            let checksum = sha256(&body);
-            let date = job.logical_date.format("%Y-%m-%d");
-            let key = format!(
-                "{}dt={date}/{}-{}.parquet",
-                folder(&job.to.key),
-                job.partition,
-                &checksum[..12]
-            );
-            let part = Part {
-                key,
-                rows: count,
-                bytes: body.len() as u64,
-                sha256: checksum,
-            };
-            self.store
-                .put_if_absent(&Location::new(&job.to.bucket, &part.key), Bytes::from(body))
-                .await?;
-            parts.push(part);
+        let mut running = stream::iter(in_parts(chunks, job.bytes_per_part))
+            .map(|chunks| {
+                let (store, job, pass) = (self.store.clone(), Arc::clone(job), Arc::clone(pass));
+                apart(async move { write_part(&store, &job, pass, chunks).await })
+            })
+            .buffered(cores());
+        while let Some(part) = running.next().await {
+            if context.cancel.is_cancelled() {
+                return Err(Failure::retryable("stopped before everything was written"));
+            }
+            parts.push(part?);
         }
         Ok(parts)
     }
+}
+
+async fn write_part(
+    store: &ObjectStore,
+    job: &Job,
+    pass: Arc<Pass>,
+    chunks: Vec<(Chunk, Superseded)>,
+) -> Result<Part, Failure> {
+    let encoded = blocking::run(move || {
+        let rows: usize = chunks.iter().map(|(chunk, marks)| chunk.stay(marks)).sum();
+        let mut frame = Frame::new(&pass.dataset, rows);
+        for (chunk, marks) in chunks {
+            let rows = chunk.held.into_rows(&pass.spill)?;
+            frame.add(&rows, chunk.partition, &marks)?;
+        }
+        let body = encode(frame.finish()?)?;
+        let checksum = sha256(&body);
+        Ok::<_, PassError>((rows, body, checksum))
+    });
+    let (rows, body, checksum) = encoded.await?.map_err(|error| match error {
+        PassError::Unreadable(error) => Failure::permanent(format!(
+            "the cleaned rows cannot be written as Parquet: {error}"
+        )),
+        PassError::Spill(error) => no_spill(&error),
+    })?;
+    let date = job.logical_date.format("%Y-%m-%d");
+    let part = Part {
+        key: format!(
+            "{}dt={date}/{}-{}.parquet",
+            folder(&job.to.key),
+            job.partition,
+            &checksum[..12]
+        ),
+        rows: rows as u64,
+        bytes: body.len() as u64,
+        sha256: checksum,
+    };
+    store
+        .put_if_absent(&Location::new(&job.to.bucket, &part.key), Bytes::from(body))
+        .await?;
+    Ok(part)
+}
+
+/// Groups chunks into parts. It sees nothing but the chunks, so the same landing is always cut in the same way.
+fn in_parts(
+    chunks: Vec<(Chunk, Superseded)>,
+    bytes_per_part: usize,
+) -> Vec<Vec<(Chunk, Superseded)>> {
+    let mut parts = Vec::new();
+    let mut open = Vec::new();
+    let (mut rows, mut bytes) = (0, 0);
+    for (chunk, marks) in chunks {
+        let stay = chunk.stay(&marks);
+        if stay == 0 {
+            continue;
+        }
+        rows += stay;
+        bytes += chunk.bytes;
+        open.push((chunk, marks));
+        if rows >= ROWS_PER_PART || bytes >= bytes_per_part {
+            parts.push(std::mem::take(&mut open));
+            (rows, bytes) = (0, 0);
+        }
+    }
+    if !open.is_empty() {
+        parts.push(open);
+    }
+    parts
+}
+
+/// How many objects are worked on at the same time.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Runs work as a task of its own, so that it goes on while its answer waits for its turn. It ends when nobody waits any more.
+async fn apart<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    match AbortOnDropHandle::new(tokio::spawn(work)).await {
+        Ok(answer) => answer,
+        Err(died) => match died.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Failure::retryable("the process is shutting down")),
+        },
+    }
+}
+
+fn no_spill(error: &std::io::Error) -> Failure {
+    Failure::retryable(format!(
+        "the temporary file of the cleaning cannot be used: {error}"
+    ))
+    .with_hint(format!(
+        "it is made in `{}`; free space there, or name another folder in TMPDIR",
+        std::env::temp_dir().display()
+    ))
 }
 
 #[async_trait]
@@ -236,6 +399,15 @@ impl Kind for Clean {
                 hint: None,
             });
         }
+        if let Some(number) = with.get("memory_mb").filter(|value| value.is_number())
+            && !is_memory(number)
+        {
+            problems.push(Problem {
+                field: Some("memory_mb".to_owned()),
+                message: bad_memory(number),
+                hint: None,
+            });
+        }
         problems
     }
 
@@ -253,13 +425,20 @@ impl Kind for Clean {
             Some(name) => return Err(Failure::permanent(bad_partition(name))),
             None => default_partition(&manifest),
         };
-        let job = Job {
+        let memory_mb = match with.get("memory_mb") {
+            None => DEFAULT_MEMORY_MB,
+            Some(number) if is_memory(number) => number.as_u64().unwrap_or(DEFAULT_MEMORY_MB),
+            Some(number) => return Err(Failure::permanent(bad_memory(number))),
+        };
+        let memory = usize::try_from(memory_mb << 20).unwrap_or(usize::MAX);
+        let job = Arc::new(Job {
             dataset,
             from,
             to,
             partition,
             logical_date: manifest.logical_date,
-        };
+            bytes_per_part: memory / 8,
+        });
         context
             .log
             .say(format!(
@@ -270,21 +449,28 @@ impl Kind for Clean {
             ))
             .await;
 
-        let cleaned = self.clean_all(context, &job, &manifest).await?;
+        let pass = Arc::new(Pass::new(
+            Arc::clone(&job.dataset),
+            manifest.records,
+            memory / 2,
+        ));
         let Cleaned {
-            batch,
-            mut counts,
-            rejections,
-            fired,
+            tally:
+                Tally {
+                    mut counts,
+                    rejections,
+                    fired,
+                    new_fields,
+                },
+            chunks,
             dead_letters,
-        } = cleaned;
-        counts.duplicates = batch.duplicates();
-        let rows = blocking::run(move || batch.finish())
-            .await?
-            .map_err(|error| {
-                Failure::permanent(format!("the cleaned rows do not form a table: {error}"))
-            })?;
-        counts.cleaned = rows.height() as u64;
+        } = self.clean_all(context, &job, &manifest, &pass).await?;
+        let marks = self.superseded(context, &pass, &chunks).await?;
+        let chunks: Vec<(Chunk, Superseded)> = chunks.into_iter().zip(marks).collect();
+        for (chunk, marks) in &chunks {
+            counts.cleaned += chunk.stay(marks) as u64;
+            counts.duplicates += marks.count() as u64;
+        }
         let dead_letters_at = (counts.rejected() > 0)
             .then(|| Location::new(&job.to.bucket, job.dead_letters_prefix()).to_string());
         for (rule, count) in &rejections {
@@ -293,6 +479,14 @@ impl Kind for Clean {
         for (rule, count) in &fired {
             context.log.say(format!("changed {count}: {rule}")).await;
         }
+        for (name, count) in &new_fields {
+            context
+                .log
+                .say(format!(
+                    "the contract does not know field `{name}`: {count} kept in `extra`"
+                ))
+                .await;
+        }
         if !counts.add_up() || counts.landed != manifest.records {
             return Err(Failure::permanent(format!(
                 "{} messages were read where the landing manifest says {}: {counts:?}",
@@ -300,9 +494,17 @@ impl Kind for Clean {
             ))
             .with_hint("the landed objects do not match their manifest; land the range again"));
         }
+        check_expectations(&job, &rejections, dead_letters_at.as_deref())?;
         check_tolerance(&job, counts, &rejections, dead_letters_at.as_deref())?;
 
-        let parts = self.write_parts(&job, rows).await?;
+        let parts = self.write_parts(context, &job, &pass, chunks).await?;
+        let spilled = pass.spill.bytes();
+        if spilled > 0 {
+            context
+                .log
+                .say(format!("{spilled} bytes waited in a temporary file"))
+                .await;
+        }
         let mut rules = rejections;
         rules.extend(fired);
         let partition = Partition {
@@ -327,6 +529,7 @@ impl Kind for Clean {
             dead_letters,
             counts,
             rules,
+            new_fields,
         };
         let manifest_at = Location::new(
             &job.to.bucket,
@@ -360,6 +563,7 @@ impl Kind for Clean {
                 "quarantined": counts.quarantined,
                 "duplicates": counts.duplicates,
                 "rules": partition.rules,
+                "new_fields": partition.new_fields,
                 "dead_letters": dead_letters_at,
             }),
         })
@@ -373,6 +577,7 @@ struct Job {
     to: Location,
     partition: String,
     logical_date: chrono::DateTime<chrono::Utc>,
+    bytes_per_part: usize,
 }
 
 impl Job {
@@ -382,109 +587,51 @@ impl Job {
 }
 
 /// What has been cleaned so far.
+#[derive(Default)]
 struct Cleaned {
-    batch: Batch,
-    counts: Counts,
-    rejections: BTreeMap<String, u64>,
-    fired: BTreeMap<String, u64>,
+    tally: Tally,
+    chunks: Vec<Chunk>,
     dead_letters: Vec<Part>,
 }
 
-/// The rejected messages of one landed object, one JSON object a line.
-#[derive(Default)]
-struct DeadLetters {
-    lines: Vec<u8>,
-    count: u64,
+/// The rows of one landed object.
+struct Chunk {
+    /// The Kafka partition.
+    partition: i32,
+    rows: usize,
+    bytes: usize,
+    held: Held,
 }
 
-impl Cleaned {
-    fn new(dataset: &Dataset, records: u64) -> Self {
-        // The manifest is only a hint for the capacity: what it says is not trusted with memory.
-        let expected = usize::try_from(records)
-            .unwrap_or(usize::MAX)
-            .min(ROWS_PER_PART);
-        Self {
-            batch: Batch::new(dataset, expected),
-            counts: Counts::default(),
-            rejections: BTreeMap::new(),
-            fired: BTreeMap::new(),
-            dead_letters: Vec::new(),
-        }
-    }
-
-    fn add(
-        &mut self,
-        dataset: &Dataset,
-        partition: i32,
-        records: &DataFrame,
-    ) -> PolarsResult<DeadLetters> {
-        let offsets = records.column(landing::columns::OFFSET)?.i64()?;
-        let timestamps = records.column(landing::columns::TIMESTAMP)?.i64()?;
-        let keys = records.column(landing::columns::KEY)?.binary()?;
-        let values = records.column(landing::columns::VALUE)?.binary()?;
-        let mut dead = DeadLetters::default();
-        let mut fired: BTreeMap<Fired, u64> = BTreeMap::new();
-        for (((offset, timestamp), key), value) in offsets
-            .iter()
-            .zip(timestamps.iter())
-            .zip(keys.iter())
-            .zip(values.iter())
-        {
-            let offset =
-                offset.ok_or_else(|| polars_err!(ComputeError: "a record has no offset"))?;
-            let origin = Origin {
-                partition,
-                offset,
-                timestamp,
-            };
-            self.counts.landed += 1;
-            match dataset.clean(value) {
-                Ok(row) => {
-                    for rule in &row.fired {
-                        *fired.entry(*rule).or_default() += 1;
-                    }
-                    self.batch.push(row, origin);
-                }
-                Err(rejected) => {
-                    match rejected.stage {
-                        Stage::Unreadable => self.counts.dead_lettered += 1,
-                        Stage::Contract => self.counts.quarantined += 1,
-                    }
-                    dead.push(&rejected, origin, key, value);
-                    *self.rejections.entry(rejected.rule).or_default() += 1;
-                }
-            }
-        }
-        for (rule, count) in fired {
-            *self.fired.entry(dataset.rule_name(rule)).or_default() += count;
-        }
-        Ok(dead)
+impl Chunk {
+    fn stay(&self, superseded: &Superseded) -> usize {
+        self.rows - superseded.count()
     }
 }
 
-impl DeadLetters {
-    fn push(
-        &mut self,
-        rejected: &Rejected,
-        origin: Origin,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-    ) {
-        let letter = json!({
-            "partition": origin.partition,
-            "offset": origin.offset,
-            "timestamp": origin.timestamp,
-            "stage": rejected.stage.word(),
-            "rule": rejected.rule,
-            "field": rejected.field,
-            "detail": rejected.detail,
-            "key": key.map(|key| BASE64.encode(key)),
-            "raw": value.map(|value| BASE64.encode(value)),
-        });
-        self.lines.extend_from_slice(letter.to_string().as_bytes());
-        self.lines.push(b'\n');
-        self.count += 1;
+/// An expectation of severity `fail` that did not hold for a row breaks the batch.
+fn check_expectations(
+    job: &Job,
+    rejections: &BTreeMap<String, u64>,
+    dead_letters: Option<&str>,
+) -> Result<(), Failure> {
+    let broken: Vec<String> = rejections
+        .iter()
+        .filter(|(rule, _)| job.dataset.fails_batch(rule))
+        .map(|(rule, count)| format!("`{rule}` ({count})"))
+        .collect();
+    if broken.is_empty() {
+        return Ok(());
     }
+    Err(Failure::permanent(format!(
+        "rows of `{}` break what must hold for every row: {}",
+        job.dataset.id(),
+        broken.join(", ")
+    ))
+    .with_hint(format!(
+        "look at the dead letters below `{}`, then correct the producer or the dataset file",
+        dead_letters.unwrap_or("?")
+    )))
 }
 
 fn check_tolerance(
@@ -511,6 +658,7 @@ fn check_tolerance(
     .with_hint(format!("look at the dead letters below `{}`, then correct the producer or the dataset file", dead_letters.unwrap_or("?"))))
 }
 
+/// One thread per part: several parts are written at the same time, and the same rows are the same bytes.
 fn encode(mut rows: DataFrame) -> PolarsResult<Vec<u8>> {
     let mut body = Vec::new();
     ParquetWriter::new(&mut body)
@@ -518,6 +666,7 @@ fn encode(mut rows: DataFrame) -> PolarsResult<Vec<u8>> {
             ZSTD_LEVEL,
         )?)))
         .with_statistics(StatisticsOptions::full())
+        .set_parallel(false)
         .finish(&mut rows)?;
     Ok(body)
 }
@@ -533,6 +682,16 @@ fn is_partition_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+fn is_memory(number: &Value) -> bool {
+    number
+        .as_u64()
+        .is_some_and(|number| (LEAST_MEMORY_MB..=MOST_MEMORY_MB).contains(&number))
+}
+
+fn bad_memory(number: &Value) -> String {
+    format!("`memory_mb` must be from {LEAST_MEMORY_MB} to {MOST_MEMORY_MB}, found {number}")
 }
 
 fn bad_partition(name: &str) -> String {

@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
+use serde_json::Value as JsonValue;
 
 use super::message::{self, Found, Unreadable};
 use super::{
     Cell, Dataset, FieldRule, FieldType, Fired, FiredKind, Function, Nulls, Presence, Rejected,
-    Row, Stage, values,
+    Row, Severity, Stage, timestamp, values,
 };
 
 /// A key longer than this cannot be indexed everywhere (Postgres refuses index rows of a third of a page).
@@ -17,7 +17,71 @@ const MAX_KEY_BYTES: usize = 512;
 /// So much of a value is shown in the detail of a rejection.
 const SHOWN_CHARACTERS: usize = 80;
 
-pub(super) fn clean(dataset: &Dataset, message: Option<&[u8]>) -> Result<Row, Rejected> {
+/// A clean row whose texts are borrowed from the message wherever they need no change.
+#[derive(Debug)]
+pub(crate) struct BorrowedRow<'m> {
+    /// One value per column of the dataset, in its order.
+    pub(crate) values: Vec<Value<'m>>,
+    /// The rules that changed or marked a value.
+    pub(crate) fired: Vec<Fired>,
+    /// The names of fields that the contract does not know.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// One value of a borrowed row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value<'m> {
+    Null,
+    Text(Cow<'m, str>),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    Timestamp(i64),
+    Tags(Tags<'m>),
+    Json(String),
+}
+
+/// Tags that are not split yet; at least one is not empty.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tags<'m> {
+    text: Cow<'m, str>,
+    separator: &'m str,
+}
+
+impl Tags<'_> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        values::tags(&self.text, self.separator)
+    }
+}
+
+impl BorrowedRow<'_> {
+    pub(super) fn into_row(self) -> Row {
+        Row {
+            values: self.values.into_iter().map(Value::into_cell).collect(),
+            fired: self.fired,
+        }
+    }
+}
+
+impl Value<'_> {
+    fn into_cell(self) -> Cell {
+        match self {
+            Self::Null => Cell::Null,
+            Self::Text(text) => Cell::Text(text.into_owned()),
+            Self::Integer(value) => Cell::Integer(value),
+            Self::Float(value) => Cell::Float(value),
+            Self::Boolean(value) => Cell::Boolean(value),
+            Self::Timestamp(micros) => Cell::Timestamp(micros),
+            Self::Tags(tags) => Cell::TextList(tags.iter().map(str::to_owned).collect()),
+            Self::Json(text) => Cell::Json(text),
+        }
+    }
+}
+
+pub(super) fn clean<'m>(
+    dataset: &'m Dataset,
+    message: Option<&'m [u8]>,
+) -> Result<BorrowedRow<'m>, Rejected> {
     let bytes = message.ok_or_else(|| unreadable("tombstone", "the message has no value"))?;
     if bytes.len() > dataset.max_message_bytes {
         let detail = format!(
@@ -41,20 +105,50 @@ pub(super) fn clean(dataset: &Dataset, message: Option<&[u8]>) -> Result<Row, Re
         check_shape(dataset, position, found)?;
     }
 
-    let mut row = Row {
+    let mut row = BorrowedRow {
         values: Vec::with_capacity(dataset.columns.len()),
         fired: Vec::new(),
+        unknown: Vec::new(),
     };
     for (position, found) in read.fields.into_iter().enumerate() {
-        let cell = parse(dataset, position, found, &mut row.fired)?;
-        row.values.push(cell);
+        let value = parse(dataset, position, found, &mut row.fired)?;
+        row.values.push(value);
     }
     for rule in &dataset.derived {
-        let cell = derive(rule.function, &row.values[rule.from]);
-        row.values.push(cell);
+        let value = derive(rule.function, &row.values[rule.from]);
+        row.values.push(value);
     }
+    expect(dataset, &mut row)?;
+    row.unknown.extend(read.extra.keys().cloned());
     row.values.push(extra(dataset, read.extra, &mut row.fired)?);
     Ok(row)
+}
+
+/// Holds the row against the dataset's expectations. What may not pass is looked at first, in the order of the file.
+fn expect(dataset: &Dataset, row: &mut BorrowedRow<'_>) -> Result<(), Rejected> {
+    for (index, expectation) in dataset.expectations.iter().enumerate() {
+        if expectation.holds(&row.values[expectation.column]) {
+            continue;
+        }
+        match expectation.severity {
+            Severity::Warn => row.fired.push(Fired {
+                kind: FiredKind::Expectation,
+                column: u16::try_from(index).unwrap_or(u16::MAX),
+            }),
+            Severity::Quarantine | Severity::Fail => {
+                return Err(Rejected {
+                    stage: Stage::Contract,
+                    rule: expectation.rule(),
+                    detail: format!(
+                        "expected {}",
+                        expectation.words(&dataset.columns[expectation.column].name)
+                    ),
+                    field: Some(dataset.columns[expectation.column].name.clone()),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn cannot_read(dataset: &Dataset, error: Unreadable) -> Rejected {
@@ -87,36 +181,39 @@ fn check_shape(dataset: &Dataset, position: usize, found: &Found<'_>) -> Result<
         | FieldType::Tags { .. }
         | FieldType::Enum { .. }
         | FieldType::Url
-        | FieldType::Uuid => "a string",
+        | FieldType::Uuid
+        | FieldType::Timestamp { .. } => "a string",
         FieldType::Integer => "an integer",
+        FieldType::Float => "a number",
         FieldType::Boolean => "a boolean, 0 or 1",
     };
     let fits = match (found, &rule.field_type) {
         (Found::Missing, _) => {
-            if rule.presence == Presence::Optional {
-                return Ok(());
-            }
+            let stage = match rule.presence {
+                Presence::Optional => return Ok(()),
+                Presence::Required => Stage::Unreadable,
+                Presence::Quarantined => Stage::Contract,
+            };
             let detail = format!(
                 "expected {wanted} in field `{}`, found no such field",
                 rule.source
             );
-            return Err(rejected(
-                dataset,
-                Stage::Unreadable,
-                "missing_field",
-                position,
-                detail,
-            ));
+            return Err(rejected(dataset, stage, "missing_field", position, detail));
         }
         (Found::Null, _) => true,
         (Found::Integer(_), field_type) => {
-            matches!(field_type, FieldType::Integer | FieldType::Boolean)
+            matches!(
+                field_type,
+                FieldType::Integer | FieldType::Float | FieldType::Boolean
+            )
         }
+        (Found::Number(_), FieldType::Float) => true,
         (Found::Boolean(_), field_type) => matches!(field_type, FieldType::Boolean),
-        (Found::Text(_), field_type) => {
-            !matches!(field_type, FieldType::Integer | FieldType::Boolean)
-        }
-        (Found::Number | Found::List | Found::Object, _) => false,
+        (Found::Text(_), field_type) => !matches!(
+            field_type,
+            FieldType::Integer | FieldType::Float | FieldType::Boolean
+        ),
+        (Found::Number(_) | Found::List | Found::Object, _) => false,
     };
     if fits {
         return Ok(());
@@ -135,12 +232,12 @@ fn check_shape(dataset: &Dataset, position: usize, found: &Found<'_>) -> Result<
     ))
 }
 
-fn parse(
-    dataset: &Dataset,
+fn parse<'m>(
+    dataset: &'m Dataset,
     position: usize,
-    found: Found<'_>,
+    found: Found<'m>,
     fired: &mut Vec<Fired>,
-) -> Result<Cell, Rejected> {
+) -> Result<Value<'m>, Rejected> {
     let rule = &dataset.fields[position];
     let mut fire = |kind| {
         fired.push(Fired {
@@ -151,29 +248,30 @@ fn parse(
     let cell = match found {
         Found::Missing => {
             fire(FiredKind::Missing);
-            Cell::Null
+            Value::Null
         }
-        Found::Null => Cell::Null,
-        Found::Boolean(value) => Cell::Boolean(value),
+        Found::Null => Value::Null,
+        Found::Boolean(value) => Value::Boolean(value),
         Found::Integer(value) => integer(dataset, position, rule, value)?,
         Found::Text(text) if text.is_empty() => {
             fire(FiredKind::Empty);
-            Cell::Null
+            Value::Null
         }
         Found::Text(text) if rule.placeholders.matches(&text) => {
             fire(FiredKind::Placeholder);
-            Cell::Null
+            Value::Null
         }
         Found::Text(text) => {
             let cell = parse_text(dataset, position, rule, text)?;
-            if cell == Cell::Null {
+            if cell == Value::Null {
                 fire(FiredKind::Empty);
             }
             cell
         }
-        Found::Number | Found::List | Found::Object => Cell::Null,
+        Found::Number(value) => Value::Float(value),
+        Found::List | Found::Object => Value::Null,
     };
-    if cell == Cell::Null && rule.nulls == Nulls::Refused {
+    if cell == Value::Null && rule.nulls == Nulls::Refused {
         let detail = format!(
             "column `{}` must have a value",
             dataset.columns[position].name
@@ -188,10 +286,10 @@ fn integer(
     position: usize,
     rule: &FieldRule,
     value: i64,
-) -> Result<Cell, Rejected> {
+) -> Result<Value<'static>, Rejected> {
     match (&rule.field_type, value) {
-        (FieldType::Boolean, 0) => Ok(Cell::Boolean(false)),
-        (FieldType::Boolean, 1) => Ok(Cell::Boolean(true)),
+        (FieldType::Boolean, 0) => Ok(Value::Boolean(false)),
+        (FieldType::Boolean, 1) => Ok(Value::Boolean(true)),
         (FieldType::Boolean, _) => Err(rejected(
             dataset,
             Stage::Contract,
@@ -199,27 +297,29 @@ fn integer(
             position,
             format!("expected 0 or 1, found {value}"),
         )),
-        _ => Ok(Cell::Integer(value)),
+        (FieldType::Float, _) => Ok(Value::Float(value as f64)),
+        _ => Ok(Value::Integer(value)),
     }
 }
 
-fn parse_text(
-    dataset: &Dataset,
+fn parse_text<'m>(
+    dataset: &'m Dataset,
     position: usize,
-    rule: &FieldRule,
-    text: Cow<'_, str>,
-) -> Result<Cell, Rejected> {
+    rule: &'m FieldRule,
+    text: Cow<'m, str>,
+) -> Result<Value<'m>, Rejected> {
     let refuse = |name: &str, detail: String| {
         Err(rejected(dataset, Stage::Contract, name, position, detail))
     };
     let text = match &rule.strip_prefix {
-        Some(prefix) if text.starts_with(prefix.as_str()) => {
-            Cow::Owned(text[prefix.len()..].to_owned())
-        }
+        Some(prefix) if text.starts_with(prefix.as_str()) => match text {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[prefix.len()..]),
+            Cow::Owned(text) => Cow::Owned(text[prefix.len()..].to_owned()),
+        },
         _ => text,
     };
     if text.is_empty() {
-        return Ok(Cell::Null);
+        return Ok(Value::Null);
     }
     if text.contains('\0') {
         return refuse(
@@ -237,11 +337,11 @@ fn parse_text(
         );
     }
     match &rule.field_type {
-        FieldType::Text | FieldType::Integer | FieldType::Boolean => {
-            Ok(Cell::Text(text.into_owned()))
+        FieldType::Text | FieldType::Integer | FieldType::Float | FieldType::Boolean => {
+            Ok(Value::Text(text))
         }
         FieldType::Count => match values::count(&text) {
-            Some(count) => Ok(Cell::Integer(count)),
+            Some(count) => Ok(Value::Integer(count)),
             None => refuse(
                 "count",
                 format!(
@@ -250,20 +350,37 @@ fn parse_text(
                 ),
             ),
         },
+        FieldType::Timestamp { formats } => {
+            match formats.iter().find_map(|format| format.read(&text)) {
+                Some(micros) => Ok(Value::Timestamp(micros)),
+                None => refuse(
+                    "timestamp",
+                    format!(
+                        "expected a timestamp such as {}, found `{}`",
+                        formats
+                            .iter()
+                            .map(|format| format!("`{}`", format.as_str()))
+                            .collect::<Vec<_>>()
+                            .join(" or "),
+                        shown(&text)
+                    ),
+                ),
+            }
+        }
         FieldType::Tags { separator } => {
-            let tags = values::tags(&text, separator);
-            Ok(if tags.is_empty() {
-                Cell::Null
+            let tags = Tags { text, separator };
+            Ok(if tags.iter().next().is_none() {
+                Value::Null
             } else {
-                Cell::TextList(tags)
+                Value::Tags(tags)
             })
         }
         FieldType::Enum { values, aliases } => {
             if values.iter().any(|value| *value == text) {
-                return Ok(Cell::Text(text.into_owned()));
+                return Ok(Value::Text(text));
             }
             match aliases.get(text.as_ref()) {
-                Some(value) => Ok(Cell::Text(values[*value].clone())),
+                Some(value) => Ok(Value::Text(Cow::Borrowed(&values[*value]))),
                 None => refuse(
                     "enum",
                     format!(
@@ -276,7 +393,7 @@ fn parse_text(
         }
         FieldType::Url => {
             if values::is_url(&text) {
-                return Ok(Cell::Text(text.into_owned()));
+                return Ok(Value::Text(text));
             }
             refuse(
                 "url",
@@ -286,36 +403,44 @@ fn parse_text(
                 ),
             )
         }
-        FieldType::Uuid => match values::uuid(&text) {
-            Some(uuid) => Ok(Cell::Text(uuid)),
-            None => refuse("uuid", format!("expected a UUID, found `{}`", shown(&text))),
-        },
+        FieldType::Uuid => {
+            if values::is_uuid(&text) {
+                Ok(Value::Text(values::lowercase(text)))
+            } else {
+                refuse("uuid", format!("expected a UUID, found `{}`", shown(&text)))
+            }
+        }
     }
 }
 
-fn derive(function: Function, from: &Cell) -> Cell {
+fn derive<'m>(function: Function, from: &Value<'_>) -> Value<'m> {
     match (function, from) {
-        (Function::Length, Cell::Text(text)) => Cell::Integer(text.chars().count() as i64),
-        (Function::Length, Cell::TextList(list)) => Cell::Integer(list.len() as i64),
-        (Function::Host, Cell::Text(text)) => {
-            values::host(text).map_or(Cell::Null, |host| Cell::Text(host.to_ascii_lowercase()))
+        (Function::Length, Value::Text(text)) => Value::Integer(text.chars().count() as i64),
+        (Function::Length, Value::Tags(tags)) => Value::Integer(tags.iter().count() as i64),
+        (Function::Host, Value::Text(text)) => values::host(text).map_or(Value::Null, |host| {
+            Value::Text(Cow::Owned(host.to_ascii_lowercase()))
+        }),
+        (Function::Lowercase, Value::Text(text)) => Value::Text(Cow::Owned(text.to_lowercase())),
+        (Function::Year, Value::Timestamp(micros)) => {
+            timestamp::year(*micros).map_or(Value::Null, Value::Integer)
         }
-        (Function::Lowercase, Cell::Text(text)) => Cell::Text(text.to_lowercase()),
         // The definition was checked: only null is left.
-        (Function::Length | Function::Host | Function::Lowercase, _) => Cell::Null,
+        (Function::Length | Function::Host | Function::Lowercase | Function::Year, _) => {
+            Value::Null
+        }
     }
 }
 
 fn extra(
     dataset: &Dataset,
-    fields: serde_json::Map<String, Value>,
+    fields: serde_json::Map<String, JsonValue>,
     fired: &mut Vec<Fired>,
-) -> Result<Cell, Rejected> {
+) -> Result<Value<'static>, Rejected> {
     if fields.is_empty() {
-        return Ok(Cell::Null);
+        return Ok(Value::Null);
     }
     let position = dataset.columns.len() - 1;
-    let value = Value::Object(fields);
+    let value = JsonValue::Object(fields);
     if contains_nul(&value) {
         let detail = "an extra field contains NUL, which databases refuse".to_owned();
         return Err(rejected(dataset, Stage::Contract, "nul", position, detail));
@@ -324,16 +449,16 @@ fn extra(
         kind: FiredKind::Extra,
         column: u16::try_from(position).unwrap_or(u16::MAX),
     });
-    Ok(Cell::Json(value.to_string()))
+    Ok(Value::Json(value.to_string()))
 }
 
 /// The recursion is bounded by the parser's own bound on nesting.
-fn contains_nul(value: &Value) -> bool {
+fn contains_nul(value: &JsonValue) -> bool {
     match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        Value::String(text) => text.contains('\0'),
-        Value::Array(list) => list.iter().any(contains_nul),
-        Value::Object(fields) => fields
+        JsonValue::Null | JsonValue::Bool(_) | JsonValue::Number(_) => false,
+        JsonValue::String(text) => text.contains('\0'),
+        JsonValue::Array(list) => list.iter().any(contains_nul),
+        JsonValue::Object(fields) => fields
             .iter()
             .any(|(name, value)| name.contains('\0') || contains_nul(value)),
     }

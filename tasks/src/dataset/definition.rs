@@ -1,5 +1,7 @@
 //! Reads dataset files: TOML to [`Dataset`], every mistake at once with its place.
 
+mod expectations;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -15,6 +17,7 @@ use toml::{
 use super::{
     Column, ColumnType, Dataset, DerivedRule, Error, FieldRule, FieldType, Function, Nulls,
     Placeholders, Presence, Problem, Tolerance,
+    timestamp::{DEFAULT_FORMATS, Format},
 };
 
 /// The column that keeps fields which the contract does not know.
@@ -35,6 +38,7 @@ const FILE_KEYS: &[&str] = &[
     "rejects",
     "fields",
     "derived",
+    "expectations",
 ];
 const REJECTS_KEYS: &[&str] = &["max_share", "tolerated"];
 const FIELD_KEYS: &[&str] = &[
@@ -43,9 +47,11 @@ const FIELD_KEYS: &[&str] = &[
     "type",
     "description",
     "required",
+    "missing",
     "nullable",
     "placeholders",
     "strip_prefix",
+    "formats",
     "separator",
     "values",
     "aliases",
@@ -53,9 +59,18 @@ const FIELD_KEYS: &[&str] = &[
 const PLACEHOLDER_KEYS: &[&str] = &["exact", "prefix", "regex"];
 const DERIVED_KEYS: &[&str] = &["name", "from", "function", "description"];
 const TYPES: &[&str] = &[
-    "text", "integer", "boolean", "count", "tags", "enum", "url", "uuid",
+    "text",
+    "integer",
+    "float",
+    "boolean",
+    "timestamp",
+    "count",
+    "tags",
+    "enum",
+    "url",
+    "uuid",
 ];
-const FUNCTIONS: &[&str] = &["length", "host", "lowercase"];
+const FUNCTIONS: &[&str] = &["length", "host", "lowercase", "year"];
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Dataset, Error> {
     let (root, syntax_errors) = DeTable::parse_recoverable(text);
@@ -131,6 +146,7 @@ impl Reader<'_> {
         let fields = self.fields(root);
         let mut columns: Vec<Column> = fields.iter().map(|field| field.column.clone()).collect();
         let derived = self.derived(root, &mut columns);
+        let expectations = self.expectations(root, &columns);
         columns.push(Column {
             name: EXTRA.to_owned(),
             column_type: ColumnType::Json,
@@ -157,6 +173,7 @@ impl Reader<'_> {
             columns,
             fields: fields.into_iter().map(|field| field.rule).collect(),
             derived,
+            expectations,
             tolerance: tolerance?,
             max_message_bytes: max_message_bytes?,
             sha256: hex::encode(Sha256::digest(self.text.as_bytes())),
@@ -291,10 +308,7 @@ impl Reader<'_> {
             self.check_column_name(name, entry.span());
         }
         let source = self.optional_text(table, "source").or_else(|| name.clone());
-        let presence = match self.boolean(table, "required") {
-            Some(false) => Presence::Optional,
-            Some(true) | None => Presence::Required,
-        };
+        let presence = self.presence(table, &owner);
         let nulls = match self.boolean(table, "nullable") {
             Some(false) => Nulls::Refused,
             Some(true) | None => Nulls::Allowed,
@@ -303,7 +317,10 @@ impl Reader<'_> {
         let placeholders = self.placeholders(table, &owner);
         let strip_prefix = self.optional_text(table, "strip_prefix");
         let (name, field_type) = (name?, field_type?);
-        if matches!(field_type, FieldType::Integer | FieldType::Boolean) {
+        if matches!(
+            field_type,
+            FieldType::Integer | FieldType::Float | FieldType::Boolean
+        ) {
             for key in ["placeholders", "strip_prefix"] {
                 if let Some(entry) = table.get(key) {
                     self.problem(
@@ -334,6 +351,36 @@ impl Reader<'_> {
         })
     }
 
+    fn presence(&mut self, table: &Table<'_>, owner: &str) -> Presence {
+        let required = match self.boolean(table, "required") {
+            Some(false) => Presence::Optional,
+            Some(true) | None => Presence::Required,
+        };
+        let Some(entry) = table.get("missing") else {
+            return required;
+        };
+        if table.contains_key("required") {
+            self.problem(
+                entry.span(),
+                format!("{owner} has both `required` and `missing`"),
+                Some("keep one of them: `required = false` is `missing = \"null\"`".to_owned()),
+            );
+        }
+        match self.optional_text(table, "missing").as_deref() {
+            Some("null") => Presence::Optional,
+            Some("quarantine") => Presence::Quarantined,
+            Some("reject") | None => Presence::Required,
+            Some(other) => {
+                self.problem(
+                    entry.span(),
+                    format!("`missing` must be `null`, `quarantine` or `reject`, found `{other}`"),
+                    nearest(other, &["null", "quarantine", "reject"]),
+                );
+                Presence::Required
+            }
+        }
+    }
+
     fn field_type(
         &mut self,
         table: &Table<'_>,
@@ -343,6 +390,7 @@ impl Reader<'_> {
         let word = self.required_text(table, "type", span, owner)?;
         let place = table.get("type").map_or(0..0, Spanned::span);
         for (key, belongs_to) in [
+            ("formats", "timestamp"),
             ("separator", "tags"),
             ("values", "enum"),
             ("aliases", "enum"),
@@ -361,7 +409,9 @@ impl Reader<'_> {
         match word.as_str() {
             "text" => Some(FieldType::Text),
             "integer" => Some(FieldType::Integer),
+            "float" => Some(FieldType::Float),
             "boolean" => Some(FieldType::Boolean),
+            "timestamp" => self.formats(table),
             "count" => Some(FieldType::Count),
             "url" => Some(FieldType::Url),
             "uuid" => Some(FieldType::Uuid),
@@ -387,6 +437,36 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn formats(&mut self, table: &Table<'_>) -> Option<FieldType> {
+        let written: Vec<(String, Range<usize>)> = match table.get("formats") {
+            Some(entry) => self.texts(entry, "formats")?,
+            None => DEFAULT_FORMATS
+                .iter()
+                .map(|format| ((*format).to_owned(), 0..0))
+                .collect(),
+        };
+        if written.is_empty() {
+            self.problem(
+                table.get("formats").map_or(0..0, Spanned::span),
+                "`formats` is empty",
+                Some("list how the timestamp may be written".to_owned()),
+            );
+            return None;
+        }
+        let mut formats = Vec::with_capacity(written.len());
+        for (format, span) in written {
+            match Format::parse(&format) {
+                Ok(format) => formats.push(format),
+                Err(reason) => self.problem(
+                    span,
+                    format!("`{format}` is no timestamp format: {reason}"),
+                    Some("such as `%Y-%m-%d %H:%M:%S`".to_owned()),
+                ),
+            }
+        }
+        Some(FieldType::Timestamp { formats })
     }
 
     fn enumeration(
@@ -544,6 +624,7 @@ impl Reader<'_> {
                 "length" => Function::Length,
                 "host" => Function::Host,
                 "lowercase" => Function::Lowercase,
+                "year" => Function::Year,
                 other => {
                     let hint = nearest(other, FUNCTIONS)
                         .or_else(|| Some(format!("the functions are {}", FUNCTIONS.join(", "))));
@@ -575,12 +656,18 @@ impl Reader<'_> {
                 continue;
             }
             let source_type = columns[position].column_type;
-            let fits = source_type == ColumnType::Text
-                || (source_type == ColumnType::TextList && function == Function::Length);
+            let (fits, wanted) = match function {
+                Function::Length => (
+                    matches!(source_type, ColumnType::Text | ColumnType::TextList),
+                    "text",
+                ),
+                Function::Host | Function::Lowercase => (source_type == ColumnType::Text, "text"),
+                Function::Year => (source_type == ColumnType::Timestamp, "timestamp"),
+            };
             if !fits {
                 self.problem(
                     place,
-                    format!("`{word}` cannot be computed from `{from}`, which is no text"),
+                    format!("`{word}` cannot be computed from `{from}`, which is no {wanted}"),
                     None,
                 );
                 continue;

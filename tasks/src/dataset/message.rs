@@ -24,7 +24,7 @@ pub(super) enum Found<'m> {
     Boolean(bool),
     Integer(i64),
     /// A number with a fraction, or one beyond 64 bits.
-    Number,
+    Number(f64),
     Text(Cow<'m, str>),
     List,
     Object,
@@ -38,7 +38,7 @@ impl Found<'_> {
             Self::Null => "null",
             Self::Boolean(_) => "a boolean",
             Self::Integer(_) => "an integer",
-            Self::Number => "a number that is no 64-bit integer",
+            Self::Number(_) => "a number that is no 64-bit integer",
             Self::Text(_) => "a string",
             Self::List => "a list",
             Self::Object => "an object",
@@ -204,11 +204,11 @@ impl<'m> Visitor<'m> for ValueReader {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Found<'m>, E> {
-        Ok(i64::try_from(value).map_or(Found::Number, Found::Integer))
+        Ok(i64::try_from(value).map_or(Found::Number(value as f64), Found::Integer))
     }
 
-    fn visit_f64<E: de::Error>(self, _value: f64) -> Result<Found<'m>, E> {
-        Ok(Found::Number)
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Found<'m>, E> {
+        Ok(Found::Number(value))
     }
 
     fn visit_borrowed_str<E: de::Error>(self, value: &'m str) -> Result<Found<'m>, E> {

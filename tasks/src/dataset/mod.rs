@@ -8,8 +8,10 @@ mod catalog;
 mod cleaning;
 mod definition;
 mod diagnostic;
+mod expectation;
 mod message;
 mod row;
+mod timestamp;
 mod values;
 
 #[cfg(test)]
@@ -17,10 +19,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use expectation::{Expectation, Severity};
 use regex::RegexSet;
 use serde::{Deserialize, Serialize};
 
 pub use catalog::{Catalog, CatalogError};
+#[cfg(feature = "polars")]
+pub(crate) use cleaning::{BorrowedRow, Value};
 pub use diagnostic::{Error, Problem};
 pub use row::{Cell, Fired, FiredKind, Rejected, Row, Stage};
 
@@ -34,6 +39,7 @@ pub struct Dataset {
     columns: Vec<Column>,
     fields: Vec<FieldRule>,
     derived: Vec<DerivedRule>,
+    expectations: Vec<Expectation>,
     tolerance: Tolerance,
     max_message_bytes: usize,
     sha256: String,
@@ -80,6 +86,18 @@ impl Dataset {
         self.key
     }
 
+    /// Whether the key is a UUID, which fits into 16 bytes.
+    #[cfg(feature = "polars")]
+    pub(crate) fn key_is_uuid(&self) -> bool {
+        matches!(
+            self.fields.get(self.key),
+            Some(FieldRule {
+                field_type: FieldType::Uuid,
+                ..
+            })
+        )
+    }
+
     /// How many rejected messages a batch may hold.
     pub fn tolerance(&self) -> Tolerance {
         self.tolerance
@@ -95,17 +113,39 @@ impl Dataset {
     /// # Errors
     /// The first rule the message broke. Problems of shape are reported before breaches of the contract.
     pub fn clean(&self, message: Option<&[u8]>) -> Result<Row, Rejected> {
+        cleaning::clean(self, message).map(cleaning::BorrowedRow::into_row)
+    }
+
+    /// Cleans one message without copying what needs no change; apart from that the same as [`Self::clean`].
+    #[cfg(feature = "polars")]
+    pub(crate) fn clean_borrowed<'m>(
+        &'m self,
+        message: Option<&'m [u8]>,
+    ) -> Result<BorrowedRow<'m>, Rejected> {
         cleaning::clean(self, message)
+    }
+
+    /// Whether a batch that holds a message rejected by this rule is broken as a whole (an expectation of severity `fail`).
+    pub fn fails_batch(&self, rule: &str) -> bool {
+        self.expectations
+            .iter()
+            .any(|expectation| expectation.severity == Severity::Fail && expectation.rule() == rule)
     }
 
     /// The name of a rule that changed a value, such as `placeholder:title`.
     pub fn rule_name(&self, fired: Fired) -> String {
+        if fired.kind == FiredKind::Expectation {
+            return self
+                .expectations
+                .get(usize::from(fired.column))
+                .map_or_else(|| "expectation:?".to_owned(), Expectation::rule);
+        }
         let column = self
             .columns
             .get(usize::from(fired.column))
             .map_or("?", |column| column.name.as_str());
         match fired.kind {
-            FiredKind::Extra => fired.kind.word().to_owned(),
+            FiredKind::Extra | FiredKind::Expectation => fired.kind.word().to_owned(),
             FiredKind::Placeholder | FiredKind::Empty | FiredKind::Missing => {
                 format!("{}:{column}", fired.kind.word())
             }
@@ -134,8 +174,12 @@ pub enum ColumnType {
     Text,
     /// A 64-bit signed integer.
     Integer,
+    /// A 64-bit float, never infinite.
+    Float,
     /// True or false.
     Boolean,
+    /// A moment in UTC, in microseconds.
+    Timestamp,
     /// A list of texts.
     TextList,
     /// A JSON object as text.
@@ -174,7 +218,11 @@ struct FieldRule {
 enum FieldType {
     Text,
     Integer,
+    Float,
     Boolean,
+    Timestamp {
+        formats: Vec<timestamp::Format>,
+    },
     Count,
     Tags {
         separator: String,
@@ -192,7 +240,9 @@ impl FieldType {
         match self {
             Self::Text | Self::Enum { .. } | Self::Url | Self::Uuid => ColumnType::Text,
             Self::Integer | Self::Count => ColumnType::Integer,
+            Self::Float => ColumnType::Float,
             Self::Boolean => ColumnType::Boolean,
+            Self::Timestamp { .. } => ColumnType::Timestamp,
             Self::Tags { .. } => ColumnType::TextList,
         }
     }
@@ -203,6 +253,8 @@ impl FieldType {
 enum Presence {
     Required,
     Optional,
+    /// The message is a row, but breaks the contract.
+    Quarantined,
 }
 
 /// Whether a value may be null once placeholders are gone.
@@ -250,12 +302,14 @@ enum Function {
     Host,
     /// The text in lower case.
     Lowercase,
+    /// The year of a moment, in UTC.
+    Year,
 }
 
 impl Function {
     fn column_type(self) -> ColumnType {
         match self {
-            Self::Length => ColumnType::Integer,
+            Self::Length | Self::Year => ColumnType::Integer,
             Self::Host | Self::Lowercase => ColumnType::Text,
         }
     }

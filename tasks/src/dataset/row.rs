@@ -12,7 +12,7 @@ pub struct Row {
 }
 
 /// One value of a clean row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// No value.
     Null,
@@ -20,13 +20,20 @@ pub enum Cell {
     Text(String),
     /// An integer.
     Integer(i64),
+    /// A float, never infinite and never NaN.
+    Float(f64),
     /// True or false.
     Boolean(bool),
+    /// A moment: microseconds since 1970, UTC.
+    Timestamp(i64),
     /// A list of texts.
     TextList(Vec<String>),
     /// A JSON object as text.
     Json(String),
 }
+
+/// A float is never NaN (JSON cannot say it), so every cell equals itself.
+impl Eq for Cell {}
 
 /// A rule that changed the value of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +55,8 @@ pub enum FiredKind {
     Missing,
     /// Fields that the contract does not know were kept in `extra`.
     Extra,
+    /// An expectation of severity `warn` did not hold; `column` is the place of the expectation in the file.
+    Expectation,
 }
 
 impl FiredKind {
@@ -58,6 +67,7 @@ impl FiredKind {
             Self::Empty => "empty",
             Self::Missing => "missing",
             Self::Extra => "extra",
+            Self::Expectation => "expectation",
         }
     }
 }

@@ -653,3 +653,212 @@ proptest! {
         let _answer = Dataset::parse("x.toml", &text);
     }
 }
+
+const GEO: &str = include_str!("../../../dags/datasets/geo.toml");
+const USERS: &str = include_str!("../../../dags/datasets/users.toml");
+
+fn shipped(file: &str, text: &str) -> Dataset {
+    Dataset::parse(file, text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn places_and_users_clean_to_typed_rows() {
+    let geo = shipped("geo.toml", GEO);
+    for written in [
+        "2020-08-28 03:52:47",
+        "2020-08-28T03:52:47",
+        "2020:08:28 03:52:47",
+    ] {
+        let message = json!({ "ind": 7528, "timestamp": written, "latitude": -89.9787, "longitude": 12, "country": "Albania" });
+        let row = geo
+            .clean(Some(message.to_string().as_bytes()))
+            .unwrap_or_else(|rejected| panic!("{rejected:?}"));
+        let expected = [
+            Cell::Integer(7528),
+            Cell::Timestamp(1_598_586_767_000_000),
+            Cell::Float(-89.9787),
+            Cell::Float(12.0),
+            text("Albania"),
+            Cell::Null,
+        ];
+        assert_eq!(row.values, expected);
+    }
+    let message = json!({ "ind": 1, "timestamp": "28.08.2020", "latitude": 0.5, "longitude": 0.5, "country": "" });
+    let rejected = geo
+        .clean(Some(message.to_string().as_bytes()))
+        .expect_err("no such format");
+    assert_eq!(
+        (rejected.stage, rejected.rule.as_str()),
+        (Stage::Contract, "timestamp:timestamp")
+    );
+
+    let users = shipped("users.toml", USERS);
+    let message = json!({ "ind": 7528, "first_name": "Abigail", "last_name": "User Info Error", "age": 20, "date_joined": "2015-10-24 11:23:51" });
+    let row = users
+        .clean(Some(message.to_string().as_bytes()))
+        .unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    let expected = [
+        Cell::Integer(7528),
+        text("Abigail"),
+        Cell::Null,
+        Cell::Integer(20),
+        Cell::Timestamp(1_445_685_831_000_000),
+        Cell::Null,
+    ];
+    assert_eq!(row.values, expected);
+}
+
+/// The dataset that docs/DATASETS.md shows.
+fn readings() -> Dataset {
+    let docs = include_str!("../../../docs/DATASETS.md");
+    let example = docs
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .find(|example| example.contains("[[expectations]]"))
+        .expect("the docs have an example");
+    shipped("DATASETS.md", example)
+}
+
+#[test]
+fn the_example_of_the_docs_marks_quarantines_and_fails() {
+    let dataset = readings();
+    let clean = |message: Value| dataset.clean(Some(message.to_string().as_bytes()));
+    let row = clean(
+        json!({ "sensor": "s-1", "taken": "2020-02-29T12:00:00.5+02:00", "celsius": -273.15 }),
+    )
+    .unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    assert!(row.fired.is_empty());
+    assert_eq!(
+        row.values[1..4],
+        [
+            Cell::Timestamp(1_582_970_400_500_000),
+            Cell::Float(-273.15),
+            Cell::Integer(2020)
+        ]
+    );
+    let row = clean(json!({ "sensor": "s-one", "taken": "2020-02-29 12:00:00", "celsius": null }))
+        .unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    let fired: Vec<String> = row
+        .fired
+        .iter()
+        .map(|fired| dataset.rule_name(*fired))
+        .collect();
+    assert_eq!(fired, ["expectation:sensor_by_its_number"]);
+
+    for (message, rule, fails) in [
+        (
+            json!({ "sensor": "s-1", "taken": null, "celsius": -274 }),
+            "expectation:above_absolute_zero",
+            false,
+        ),
+        (
+            json!({ "sensor": "s-1", "taken": "2019-04-30 23:59:59", "celsius": 1 }),
+            "expectation:after_the_first_sensor",
+            true,
+        ),
+        (
+            json!({ "sensor": "s-1", "celsius": 1 }),
+            "missing_field:taken",
+            false,
+        ),
+    ] {
+        let rejected = clean(message).expect_err("it breaks the contract");
+        assert_eq!(
+            (rejected.stage, rejected.rule.as_str()),
+            (Stage::Contract, rule)
+        );
+        assert_eq!(dataset.fails_batch(&rejected.rule), fails);
+    }
+    let rejected = clean(json!({ "sensor": "s-1", "taken": null, "celsius": -274 }))
+        .expect_err("it is too cold");
+    assert_eq!(rejected.detail, "expected `celsius` to be at least -273.15");
+}
+
+#[test]
+fn every_condition_of_an_expectation_is_kept_by_null_but_not_null() {
+    let file = |condition: &str| {
+        shipped(
+            "conditions.toml",
+            &format!(
+                "id = \"c\"\nkey = \"id\"\n[[fields]]\nname = \"id\"\ntype = \"integer\"\nnullable = false\n\
+                 [[fields]]\nname = \"word\"\ntype = \"text\"\n[[fields]]\nname = \"tags\"\ntype = \"tags\"\n\
+                 [[expectations]]\nname = \"it\"\nseverity = \"quarantine\"\n{condition}\n"
+            ),
+        )
+    };
+    for (condition, good, bad) in [
+        (
+            "column = \"word\"\nnot_null = true",
+            json!({ "word": "a" }),
+            json!({ "word": null }),
+        ),
+        (
+            "column = \"word\"\none_of = [\"a\", \"b\"]",
+            json!({ "word": "b" }),
+            json!({ "word": "c" }),
+        ),
+        (
+            "column = \"word\"\nmatches = \"a|bb\"",
+            json!({ "word": "bb" }),
+            json!({ "word": "abb" }),
+        ),
+        (
+            "column = \"word\"\nmin_length = 2\nmax_length = 3",
+            json!({ "word": "日本語" }),
+            json!({ "word": "a" }),
+        ),
+        (
+            "column = \"word\"\nmax_length = 3",
+            json!({ "word": null }),
+            json!({ "word": "abcd" }),
+        ),
+        (
+            "column = \"tags\"\nmin_length = 2",
+            json!({ "tags": "a,b" }),
+            json!({ "tags": "a,,"  }),
+        ),
+        ("column = \"id\"\nmax = 7", json!({}), json!({ "id": 8 })),
+    ] {
+        let dataset = file(condition);
+        let whole = |part: Value| {
+            let mut message = json!({ "id": 7, "word": null, "tags": null });
+            for (name, value) in part.as_object().expect("an object") {
+                message[name] = value.clone();
+            }
+            dataset.clean(Some(message.to_string().as_bytes()))
+        };
+        assert!(whole(good).is_ok(), "{condition}");
+        let rejected = whole(bad).expect_err(condition);
+        assert_eq!(rejected.rule, "expectation:it");
+    }
+}
+
+#[test]
+fn mistakes_in_expectations_formats_and_missing_are_reported() {
+    let text = "id = \"c\"\nkey = \"id\"\n\
+        [[fields]]\nname = \"id\"\ntype = \"integer\"\nnullable = false\nrequired = true\nmissing = \"nul\"\n\
+        [[fields]]\nname = \"at\"\ntype = \"timestamp\"\nformats = [\"%Y-%m-%d\", \"%H:%M\"]\n\
+        [[expectations]]\nname = \"one\"\ncolumn = \"idd\"\nmin = 1\nseverity = \"warn\"\n\
+        [[expectations]]\nname = \"two\"\ncolumn = \"id\"\nmin = 1.5\nmatches = \"a\"\nseverity = \"fial\"\n\
+        [[expectations]]\nname = \"three\"\ncolumn = \"id\"\nseverity = \"fail\"\n";
+    let error = Dataset::parse("broken.toml", text).expect_err("the file is full of mistakes");
+    let messages: Vec<&str> = error
+        .problems
+        .iter()
+        .map(|problem| problem.message.as_str())
+        .collect();
+    for expected in [
+        "field `id` has both `required` and `missing`",
+        "`missing` must be `null`, `quarantine` or `reject`, found `nul`",
+        "`%H:%M` is no timestamp format: a moment needs %Y, %m and %d",
+        "an expectation is about `idd`, which is no column",
+        "`min` must be an integer, found float",
+        "`matches` is for texts, which `id` is not",
+        "unknown severity `fial`",
+        "an expectation without a condition",
+    ] {
+        assert!(messages.contains(&expected), "{expected}: {messages:#?}");
+    }
+    assert_eq!(messages.len(), 8, "{messages:#?}");
+}

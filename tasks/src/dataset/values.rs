@@ -1,5 +1,7 @@
 //! Parsers of single values. Each is exact: what it does not understand it refuses, and nothing is guessed.
 
+use std::borrow::Cow;
+
 /// Reads a count as people abbreviate it: `437`, `124k`, `1.2M`, `3B`, either case. The arithmetic is decimal, so `1.2M` is
 /// exactly 1,200,000. Signs, thousands separators, exponents and counts that are not whole (`1.5`) are refused.
 pub(super) fn count(text: &str) -> Option<i64> {
@@ -36,14 +38,22 @@ pub(super) fn count(text: &str) -> Option<i64> {
         })
 }
 
-/// Reads a UUID in its usual form (8-4-4-4-12 hexadecimal digits) and gives it in lower case, so that one key has one spelling.
-pub(super) fn uuid(text: &str) -> Option<String> {
-    let well_formed = text.len() == 36
+/// Whether the text is a UUID in its usual form: 8-4-4-4-12 hexadecimal digits.
+pub(super) fn is_uuid(text: &str) -> bool {
+    text.len() == 36
         && text.bytes().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
-        });
-    well_formed.then(|| text.to_ascii_lowercase())
+        })
+}
+
+/// The text in lower case (ASCII), so that one key has one spelling; nothing is copied where it is so already.
+pub(super) fn lowercase(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        text
+    }
 }
 
 /// Whether the text is an absolute `http` or `https` address with a host and without white space or control characters.
@@ -72,10 +82,8 @@ pub(super) fn host(text: &str) -> Option<&str> {
 }
 
 /// Splits a list of tags, without the white space around them and without empty ones.
-pub(super) fn tags(text: &str, separator: &str) -> Vec<String> {
+pub(super) fn tags<'t>(text: &'t str, separator: &'t str) -> impl Iterator<Item = &'t str> {
     text.split(separator)
         .map(str::trim)
         .filter(|tag| !tag.is_empty())
-        .map(str::to_owned)
-        .collect()
 }

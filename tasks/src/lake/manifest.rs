@@ -36,6 +36,9 @@ pub struct Partition {
     pub counts: Counts,
     /// How often each rule fired.
     pub rules: BTreeMap<String, u64>,
+    /// The fields that the contract does not know, and in how many messages each was.
+    #[serde(default)]
+    pub new_fields: BTreeMap<String, u64>,
 }
 
 /// A column as it is stored.

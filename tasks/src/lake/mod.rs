@@ -201,7 +201,10 @@ pub fn data_type(column_type: ColumnType) -> DataType {
     match column_type {
         ColumnType::Text | ColumnType::Json => DataType::String,
         ColumnType::Integer => DataType::Int64,
+        ColumnType::Float => DataType::Float64,
         ColumnType::Boolean => DataType::Boolean,
+        // Without a zone, as `_timestamp` is: every moment of a dataset is UTC.
+        ColumnType::Timestamp => DataType::Datetime(TimeUnit::Microseconds, None),
         ColumnType::TextList => DataType::List(Box::new(DataType::String)),
     }
 }
