@@ -19,13 +19,16 @@ use aws_sdk_s3::{
     types::{BucketLocationConstraint, CreateBucketConfiguration},
 };
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::{Failure, S3Addressing, S3Settings};
 
 /// The user metadata (`x-amz-meta-sha256`) that carries the checksum of an object's bytes.
 const CHECKSUM: &str = "sha256";
+
+/// An object that was found and not written counts as young for so long (see `lake::gc`).
+pub const FRESH: TimeDelta = TimeDelta::hours(24);
 
 /// How often a conditional write is repeated after "another conditional write is under way" (409).
 const CONFLICTING_REQUESTS: u32 = 6;
@@ -57,6 +60,19 @@ pub struct Listed {
     pub bytes: u64,
     /// When it was written, by the store's clock.
     pub modified: DateTime<Utc>,
+    /// The store's own mark of the content, where it gives one.
+    pub etag: Option<String>,
+    /// The [`sha256`] that whoever wrote it noted. A listing does not tell it.
+    pub checksum: Option<String>,
+}
+
+impl Listed {
+    /// Whether two objects are known to hold the same bytes.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let equal = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+        self.bytes == other.bytes
+            && (equal(&self.checksum, &other.checksum) || equal(&self.etag, &other.etag))
+    }
 }
 
 /// What a conditional write found.
@@ -188,10 +204,20 @@ impl ObjectStore {
     /// [`Error::Conflict`] when it exists with other bytes; it is left as it is.
     pub async fn put_if_absent(&self, at: &Location, body: Bytes) -> Result<Written, Error> {
         let checksum = sha256(&body);
-        self.put_known_if_absent(at, body, &checksum).await
+        let written = self.put_known_if_absent(at, body.clone(), &checksum).await?;
+        if written == Written::AlreadyThere
+            && let Some(found) = self.look(at).await?
+            && Utc::now() - found.modified > FRESH
+        {
+            // What is this old and in no manifest may be collected as an orphan while the caller counts on it: the same
+            // bytes once more make it young.
+            self.put(at, body, "application/octet-stream").await?;
+        }
+        Ok(written)
     }
 
-    /// [`ObjectStore::put_if_absent`] for bytes whose [`sha256`] the caller has: they are not hashed again.
+    /// [`ObjectStore::put_if_absent`] for bytes whose [`sha256`] the caller has: they are not hashed again. An old object
+    /// stays as old as it is.
     ///
     /// # Errors
     /// [`Error::Conflict`] when it exists with other bytes; it is left as it is.
@@ -247,6 +273,8 @@ impl ObjectStore {
                 key: at.key.clone(),
                 bytes: size(head.content_length),
                 modified: instant(head.last_modified),
+                etag: head.e_tag,
+                checksum: head.metadata.and_then(|mut metadata| metadata.remove(CHECKSUM)),
             })),
             Err(error) => match self.explain(at, &error) {
                 Error::Missing { .. } => Ok(None),
@@ -359,6 +387,8 @@ impl ObjectStore {
                             key: object.key?,
                             bytes: size(object.size),
                             modified: instant(object.last_modified),
+                            etag: object.e_tag,
+                            checksum: None,
                         })
                     }),
             );

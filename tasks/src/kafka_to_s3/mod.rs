@@ -21,7 +21,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -58,9 +58,6 @@ const FEWEST_CHUNKS: u64 = 2;
 const AHEAD_KB: u64 = 64 * 1024;
 const AHEAD_OF_ONE_KB: (u64, u64) = (1024, 16 * 1024);
 
-/// An object that an earlier try left is used as long as it is younger than this. An older one may be deleted at any
-/// moment as an orphan ([`crate::lake::gc::YOUNGEST`] is twice as long), so the records are written again beside it.
-const ADOPTED_UP_TO: TimeDelta = TimeDelta::hours(24);
 /// Names that are tried for one object.
 const MOST_NAMES: u32 = 8;
 /// A list of more partitions does not go into the output, whose size is limited; the manifest has it.
@@ -681,7 +678,8 @@ async fn write_chunk(
                 let stored = store.get(&at).await?;
                 let found = stored.clone();
                 let ours = chunk.body.clone();
-                match blocking(move || Ok(compare(&ours, &found))).await? {
+                let span = (chunk.first_offset, chunk.last_offset);
+                match blocking(move || Ok(compare(&ours, &found, span))).await? {
                     // The log was compacted since, or an earlier version of this program wrote other bytes.
                     Some((Likeness::Same | Likeness::Fewer, records))
                         if is_young(store, &at).await? =>
@@ -702,16 +700,20 @@ async fn write_chunk(
     Err(s3::Error::Conflict { at }.into())
 }
 
-/// Whether an object is so young that nobody deletes it before its manifest is written.
+/// Whether an object is so young that nobody deletes it before its manifest is written. An older one may be deleted at any
+/// moment as an orphan ([`crate::lake::gc`]), so the records are written again beside it.
 async fn is_young(store: &ObjectStore, at: &Location) -> Result<bool, Failure> {
     let found = store.look(at).await?;
-    Ok(found.is_some_and(|found| Utc::now() - found.modified < ADOPTED_UP_TO))
+    Ok(found.is_some_and(|found| Utc::now() - found.modified < s3::FRESH))
 }
 
-/// How our records compare with those of a stored object, and how many it has; `None` when it is no landed object.
-fn compare(ours: &[u8], stored: &[u8]) -> Option<(Likeness, u64)> {
+/// How our records compare with those of a stored object, and how many it has; `None` when it is no object of that span.
+fn compare(ours: &[u8], stored: &[u8], span: (i64, i64)) -> Option<(Likeness, u64)> {
     let ours = columns::decode(ours).ok()?;
     let stored = columns::decode(stored).ok()?;
+    if columns::span(&stored).ok()? != Some(span) {
+        return None;
+    }
     let likeness = columns::compare(&ours, &stored).ok()?;
     Some((likeness, stored.height() as u64))
 }

@@ -209,6 +209,15 @@ pub enum Likeness {
     Different,
 }
 
+/// The offsets of the first and the last record of an object.
+///
+/// # Errors
+/// The frame does not have the columns of this module.
+pub fn span(records: &DataFrame) -> PolarsResult<Option<(i64, i64)>> {
+    let offsets = records.column(OFFSET)?.i64()?;
+    Ok(offsets.first().zip(offsets.last()))
+}
+
 /// Compares two objects' records by offset.
 ///
 /// # Errors
