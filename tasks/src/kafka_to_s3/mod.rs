@@ -81,6 +81,8 @@ pub enum Step {
     PlanMade,
     /// The plan is stored; nothing has been read.
     PlanFrozen,
+    /// The first record of a chunk is read; the chunk is being filled.
+    ChunkBegun,
     /// A chunk is read and encoded; its object is not yet written.
     ChunkRead,
     /// An object is written.
@@ -369,6 +371,7 @@ impl KafkaToS3 {
             memory: Arc::clone(&shared.memory),
             ahead_kb: shared.ahead_kb,
             runtime: Handle::current(),
+            observer: Arc::clone(&self.observer),
             stop: stop.clone(),
             done: Arc::clone(&shared.done),
         };

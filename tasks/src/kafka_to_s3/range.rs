@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{broker, stopped};
+use super::{Observer, Step, broker, stopped};
 use crate::{
     Failure, KafkaSettings,
     kafka::{self, PATIENCE, Trouble},
@@ -70,6 +70,7 @@ pub(super) struct Reader {
     /// What the client may read ahead, in kilobytes.
     pub(super) ahead_kb: u64,
     pub(super) runtime: Handle,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) stop: CancellationToken,
     /// Counts the records of all readers of a landing.
     pub(super) done: Arc<AtomicU64>,
@@ -240,13 +241,16 @@ impl Reader {
     fn open(&self) -> Result<Open, Failure> {
         let free = std::pin::pin!(Arc::clone(&self.memory).acquire_owned());
         let stopped_waiting = std::pin::pin!(self.stop.cancelled());
-        match self.runtime.block_on(select(free, stopped_waiting)) {
-            Either::Left((Ok(memory), _)) => Ok(Open {
-                columns: Columns::default(),
-                memory,
-            }),
-            Either::Left((Err(_), _)) | Either::Right(_) => Err(stopped()),
-        }
+        let memory = match self.runtime.block_on(select(free, stopped_waiting)) {
+            Either::Left((Ok(memory), _)) => memory,
+            Either::Left((Err(_), _)) | Either::Right(_) => return Err(stopped()),
+        };
+        self.runtime
+            .block_on(self.observer.reached(Step::ChunkBegun))?;
+        Ok(Open {
+            columns: Columns::default(),
+            memory,
+        })
     }
 
     fn close(&self, mut open: Open, chunks: &Sender<Chunk>) -> Result<(), Failure> {
