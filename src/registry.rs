@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use pinwheel_tasks::{
-    Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Copy,
-    S3Credentials, S3Delete, S3Settings, Shell, Sql, WaitForFile, WaitForHttp, WaitForSql, Warden,
+    Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Copy, S3Credentials,
+    S3Delete, S3Settings, Shell, Sql, WaitForFile, WaitForHttp, WaitForSql, Warden,
     clean::Clean,
     dataset::{Catalog, CatalogError},
     light_kinds,

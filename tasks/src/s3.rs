@@ -204,7 +204,9 @@ impl ObjectStore {
     /// [`Error::Conflict`] when it exists with other bytes; it is left as it is.
     pub async fn put_if_absent(&self, at: &Location, body: Bytes) -> Result<Written, Error> {
         let checksum = sha256(&body);
-        let written = self.put_known_if_absent(at, body.clone(), &checksum).await?;
+        let written = self
+            .put_known_if_absent(at, body.clone(), &checksum)
+            .await?;
         if written == Written::AlreadyThere
             && let Some(found) = self.look(at).await?
             && Utc::now() - found.modified > FRESH
@@ -274,7 +276,9 @@ impl ObjectStore {
                 bytes: size(head.content_length),
                 modified: instant(head.last_modified),
                 etag: head.e_tag,
-                checksum: head.metadata.and_then(|mut metadata| metadata.remove(CHECKSUM)),
+                checksum: head
+                    .metadata
+                    .and_then(|mut metadata| metadata.remove(CHECKSUM)),
             })),
             Err(error) => match self.explain(at, &error) {
                 Error::Missing { .. } => Ok(None),

@@ -72,8 +72,10 @@ impl S3Copy {
     /// Copies one object unless the same is there. Answers its size, and whether it was copied.
     async fn copy(&self, step: &Step) -> Result<(u64, bool), Failure> {
         let Some(source) = self.store.look(&step.from).await? else {
-            return Err(Failure::permanent(format!("`{}` does not exist", step.from))
-                .with_hint("it may have been deleted; run the task that writes it again"));
+            return Err(
+                Failure::permanent(format!("`{}` does not exist", step.from))
+                    .with_hint("it may have been deleted; run the task that writes it again"),
+            );
         };
         match self.store.look(&step.to).await? {
             Some(found) if found.is_same_as(&source) => return Ok((source.bytes, false)),
@@ -148,8 +150,8 @@ impl S3Copy {
         }
         let manifest: Value = serde_json::from_slice(&named.text)
             .map_err(|error| Failure::permanent(format!("`{from}` is no manifest: {error}")))?;
-        let mut text = serde_json::to_vec_pretty(&renamed(manifest, &keys))
-            .expect("it was read from JSON");
+        let mut text =
+            serde_json::to_vec_pretty(&renamed(manifest, &keys)).expect("it was read from JSON");
         text.push(b'\n');
         let at = Location::new(&to.bucket, moved(&from.key));
         if replace {
@@ -159,7 +161,9 @@ impl S3Copy {
         } else {
             self.store.put_if_absent(&at, Bytes::from(text)).await?;
         }
-        Ok(json!({ "objects": objects, "bytes": bytes, "copied": copied, "manifest": at.to_string() }))
+        Ok(
+            json!({ "objects": objects, "bytes": bytes, "copied": copied, "manifest": at.to_string() }),
+        )
     }
 
     async fn copy_plain(

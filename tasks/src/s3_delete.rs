@@ -87,11 +87,8 @@ impl S3Delete {
         }
         match self.store.get_if_exists(kept).await? {
             Some(text) => Ok((Named::parse(&text, kept)?, false)),
-            None => Err(
-                Failure::permanent(format!("`{at}` does not exist")).with_hint(
-                    "give the `manifest` output of a `kafka_to_s3` or a `clean` task",
-                ),
-            ),
+            None => Err(Failure::permanent(format!("`{at}` does not exist"))
+                .with_hint("give the `manifest` output of a `kafka_to_s3` or a `clean` task")),
         }
     }
 
@@ -115,8 +112,9 @@ impl S3Delete {
     ) -> Result<(), Failure> {
         let refuse = |why: String| {
             Err(
-                Failure::permanent(format!("{why}: nothing of `{at}` is deleted"))
-                    .with_hint("`stored` is the `manifest` output of the `clean` task that read this landing"),
+                Failure::permanent(format!("{why}: nothing of `{at}` is deleted")).with_hint(
+                    "`stored` is the `manifest` output of the `clean` task that read this landing",
+                ),
             )
         };
         let stored = Named::read(&self.store, stored_at).await?;
@@ -194,7 +192,12 @@ impl Kind for S3Delete {
     fn check(&self, with: &Map<String, Value>) -> Vec<Problem> {
         let mut problems = Vec::new();
         let proofs = ["stored", "stored_records"];
-        if proofs.iter().filter(|name| with.contains_key(**name)).count() != 1 {
+        if proofs
+            .iter()
+            .filter(|name| with.contains_key(**name))
+            .count()
+            != 1
+        {
             problems.push(Problem {
                 field: None,
                 message: "expected exactly one of `stored` and `stored_records`".to_owned(),
@@ -230,11 +233,8 @@ impl Kind for S3Delete {
         };
         let dry_run = given.is_set("dry_run")?;
         let Some(kept) = deleted_manifest_key(&at.key) else {
-            return Err(
-                Failure::permanent(format!("`{at}` is in no `_manifests/`")).with_hint(
-                    "give the `manifest` output of a `kafka_to_s3` or a `clean` task",
-                ),
-            );
+            return Err(Failure::permanent(format!("`{at}` is in no `_manifests/`"))
+                .with_hint("give the `manifest` output of a `kafka_to_s3` or a `clean` task"));
         };
         let kept = Location::new(&at.bucket, kept);
         let (named, stands) = self.manifest(&at, &kept).await?;

@@ -37,8 +37,8 @@ use self::{
     request::Request,
 };
 use crate::{
-    Context, CursorMove, CursorPosition, DurableError, Failure, FailureClass, Field, KafkaSettings, Kind, Outcome,
-    Outputs, Problem, S3Settings,
+    Context, CursorMove, CursorPosition, DurableError, Failure, FailureClass, Field, KafkaSettings,
+    Kind, Outcome, Outputs, Problem, S3Settings,
     landing::{
         ChunkLimits, LandedObject, LandedRange, Manifest, Plan, PlannedRange, Tail,
         columns::{self, Likeness},
@@ -586,7 +586,8 @@ struct LandedPartition {
 
 /// How many chunks may be in memory at once.
 fn chunks_in_memory(limits: ChunkLimits) -> usize {
-    let chunks = (CHUNK_MEMORY / limits.bytes.max(1)).clamp(FEWEST_CHUNKS, PARTITIONS_AT_ONCE as u64);
+    let chunks =
+        (CHUNK_MEMORY / limits.bytes.max(1)).clamp(FEWEST_CHUNKS, PARTITIONS_AT_ONCE as u64);
     usize::try_from(chunks).unwrap_or(PARTITIONS_AT_ONCE)
 }
 
@@ -598,7 +599,10 @@ async fn tails(
     positions: &BTreeMap<i32, CursorPosition>,
 ) -> Result<Vec<Tail>, Failure> {
     let moved_by = |partition| positions.get(&partition).map(|position| &position.moved_by);
-    let plans: BTreeSet<&String> = positions.values().map(|position| &position.moved_by).collect();
+    let plans: BTreeSet<&String> = positions
+        .values()
+        .map(|position| &position.moved_by)
+        .collect();
     let mut tails = Vec::new();
     for plan_id in plans {
         match manifest_of(store, request, plan_id).await? {
@@ -632,7 +636,10 @@ async fn manifest_of(
     let Some(key) = manifest_key_of(&request.prefix, plan_id) else {
         return Ok(None);
     };
-    for key in [Some(key.clone()), deleted_manifest_key(&key)].into_iter().flatten() {
+    for key in [Some(key.clone()), deleted_manifest_key(&key)]
+        .into_iter()
+        .flatten()
+    {
         let at = Location::new(&request.bucket, key);
         if let Some(text) = store.get_if_exists(&at).await? {
             return read::parse_manifest(&text, &at).map(Some);

@@ -37,6 +37,9 @@ use crate::{
 /// How soon a cancel is noticed while nothing comes.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Records that are counted at once.
+const REPORTED_AT_ONCE: u64 = 512;
+
 /// So many times [`PATIENCE`] may pass without a record while the broker answers: it may be reading through a long
 /// stretch of aborted records.
 const MOST_SILENCES: u32 = 20;
@@ -89,11 +92,15 @@ struct Reading {
     expected: Option<Tail>,
     chunker: Chunker,
     open: Option<Open>,
+    /// Records that are not yet counted.
+    unreported: u64,
 }
 
 /// What the client has to say.
 enum Event {
     Record(i64),
+    /// Retention deleted what is next; this is the earliest offset that is left, and the task says to go on.
+    Deleted(i64),
     /// A record before the range, or one that an earlier assignment had under way.
     Earlier,
     /// The log ends here for now.
@@ -117,24 +124,32 @@ impl Reader {
             chunker: Chunker::new(self.limits),
             open: None,
             expected,
+            unreported: 0,
         };
-        let mut heard = Instant::now();
+        let mut silent_since = None;
         let mut silences = 0;
         let mut end_confirmed = false;
         let from = reading.expected.as_ref().map_or(start, |tail| tail.offset);
         self.assign(&consumer, from)?;
         while reading.next < self.range.end {
-            if self.stop.is_cancelled() {
-                return Err(stopped());
+            if reading.unreported >= REPORTED_AT_ONCE {
+                self.report(&mut reading)?;
             }
-            match self.poll(&consumer, &mut reading, chunks)? {
+            let event = self.poll(&consumer, &mut reading, chunks)?;
+            if !matches!(event, Event::Silence) {
+                silent_since = None;
+            }
+            match event {
                 Event::Record(offset) => {
                     reading.next = offset + 1;
                     end_confirmed = false;
                     silences = 0;
-                    heard = Instant::now();
                 }
-                Event::Earlier => heard = Instant::now(),
+                Event::Earlier => {}
+                Event::Deleted(low) => {
+                    reading.next = low.min(self.range.end);
+                    self.assign(&consumer, reading.next)?;
+                }
                 // Only records move `next`, and a range may end in what is no record: markers and aborted records.
                 // What the leader now calls stable reaches the planned end, so a second end, seen by a fetch that
                 // began after that, means that nothing is left.
@@ -143,20 +158,21 @@ impl Reader {
                     self.confirm_end(&consumer)?;
                     self.assign(&consumer, reading.next)?;
                     end_confirmed = true;
-                    heard = Instant::now();
                 }
-                Event::Silence if heard.elapsed() > PATIENCE && silences >= MOST_SILENCES => {
-                    return Err(kafka::away(
-                        &self.kafka,
-                        &format!("read topic `{}`", self.topic),
-                    ));
+                Event::Silence => {
+                    self.report(&mut reading)?;
+                    if silent_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                        if silences >= MOST_SILENCES {
+                            return Err(kafka::away(
+                                &self.kafka,
+                                &format!("read topic `{}`", self.topic),
+                            ));
+                        }
+                        self.bounds(&consumer)?;
+                        silences += 1;
+                        silent_since = None;
+                    }
                 }
-                Event::Silence if heard.elapsed() > PATIENCE => {
-                    self.bounds(&consumer)?;
-                    silences += 1;
-                    heard = Instant::now();
-                }
-                Event::Silence => {}
             }
         }
         if let Some(open) = reading.open {
@@ -189,7 +205,7 @@ impl Reader {
                         none => none.insert(self.open()?),
                     };
                     open.columns.push(&record);
-                    self.done.fetch_add(1, Ordering::Relaxed);
+                    reading.unreported += 1;
                     if reading.chunker.take(record.payload_bytes()) == Cut::Close
                         && let Some(open) = reading.open.take()
                     {
@@ -205,7 +221,13 @@ impl Reader {
                 // Either retention overtook us or the log was cut: the bounds say which.
                 self.confirm_end(consumer)?;
                 let (low, _) = self.bounds(consumer)?;
-                Err(self.deleted(reading.next, low))
+                match self.when_deleted {
+                    // What was read before is kept.
+                    WhenDeleted::Continue if low > reading.next => Ok(Event::Deleted(low)),
+                    WhenDeleted::Continue | WhenDeleted::Fail => {
+                        Err(self.deleted(reading.next, low))
+                    }
+                }
             }
             // The client reconnects by itself; `PATIENCE` decides how long that may take.
             Some(Err(error)) if kafka::trouble(&error) == Trouble::Away => Ok(Event::Silence),
@@ -214,6 +236,17 @@ impl Reader {
                 &format!("read topic `{}`", self.topic),
                 &error,
             )),
+        }
+    }
+
+    /// Counts what was read, and looks whether the try goes on. Not for every record: all readers share both.
+    fn report(&self, reading: &mut Reading) -> Result<(), Failure> {
+        self.done.fetch_add(reading.unreported, Ordering::Relaxed);
+        reading.unreported = 0;
+        if self.stop.is_cancelled() {
+            Err(stopped())
+        } else {
+            Ok(())
         }
     }
 

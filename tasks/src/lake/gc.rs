@@ -64,12 +64,17 @@ pub async fn find(
     }
     let root = Location::new(&at.bucket, folder(&at.key));
     let objects = store.objects(&root).await?;
-    let folders: BTreeSet<&str> = objects.iter().filter_map(|object| home(&object.key)).collect();
+    let folders: BTreeSet<&str> = objects
+        .iter()
+        .filter_map(|object| home(&object.key))
+        .collect();
     if folders.is_empty() {
         return Err(Failure::permanent(format!(
             "there is no landing and no cleaned dataset below `{root}`"
         ))
-        .with_hint("give the prefix of a `kafka_to_s3` or the `to` of a `clean` task, or one above"));
+        .with_hint(
+            "give the prefix of a `kafka_to_s3` or the `to` of a `clean` task, or one above",
+        ));
     }
     let mut found = Found::default();
     let mut named = BTreeSet::new();
@@ -153,8 +158,9 @@ async fn names(store: &ObjectStore, at: Location) -> Result<Vec<String>, Failure
         return Ok(Vec::new());
     };
     let manifest: Value = serde_json::from_slice(&text).map_err(|error| {
-        Failure::permanent(format!("`{at}` is no manifest: {error}"))
-            .with_hint("without it nobody knows which objects are orphans; move it away or repair it")
+        Failure::permanent(format!("`{at}` is no manifest: {error}")).with_hint(
+            "without it nobody knows which objects are orphans; move it away or repair it",
+        )
     })?;
     let mut names = Vec::new();
     collect(manifest, &mut names);
@@ -202,7 +208,8 @@ mod tests {
     #[test]
     fn every_text_of_a_manifest_is_kept() {
         let mut names = Vec::new();
-        let manifest = serde_json::json!({ "objects": [{ "key": "a" }, { "more": { "key": "b" } }], "n": 1 });
+        let manifest =
+            serde_json::json!({ "objects": [{ "key": "a" }, { "more": { "key": "b" } }], "n": 1 });
         collect(manifest, &mut names);
         assert_eq!(names, ["a", "b"]);
     }

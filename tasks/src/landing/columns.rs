@@ -61,7 +61,11 @@ impl Record<'_> {
             hash.update(length.to_be_bytes());
             hash.update(bytes.unwrap_or_default());
         };
-        add(self.timestamp.map(i64::to_be_bytes).as_ref().map(|bytes| &bytes[..]));
+        add(self
+            .timestamp
+            .map(i64::to_be_bytes)
+            .as_ref()
+            .map(|bytes| &bytes[..]));
         add(self.key);
         add(self.value);
         for (name, value) in &self.headers {
@@ -121,7 +125,10 @@ impl Columns {
         let valued: Vec<bool> = (first_pair..pairs)
             .map(|pair| is_set(&mut self.header_values, pair))
             .collect();
-        let (has_key, has_value) = (is_set(&mut self.keys, index), is_set(&mut self.values, index));
+        let (has_key, has_value) = (
+            is_set(&mut self.keys, index),
+            is_set(&mut self.values, index),
+        );
         Some(Record {
             offset: self.offsets[index],
             timestamp: self.timestamps[index],
@@ -377,7 +384,10 @@ mod tests {
     #[test]
     fn objects_of_a_compacted_stretch_are_compared_by_offset() {
         let whole = frame();
-        let fewer = whole.slice(0, 900).vstack(&whole.slice(950, 50)).expect("one shape");
+        let fewer = whole
+            .slice(0, 900)
+            .vstack(&whole.slice(950, 50))
+            .expect("one shape");
         let mut changed = Columns::default();
         for mut record in records() {
             if record.offset == 70 {
@@ -391,7 +401,11 @@ mod tests {
             (&fewer, &whole, Likeness::Fewer),
             (&whole, &fewer, Likeness::More),
             (&whole, &changed, Likeness::Different),
-            (&whole.slice(0, 500), &whole.slice(400, 600), Likeness::Different),
+            (
+                &whole.slice(0, 500),
+                &whole.slice(400, 600),
+                Likeness::Different,
+            ),
         ] {
             assert_eq!(compare(one, other).expect("both are objects"), likeness);
         }

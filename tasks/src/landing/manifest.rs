@@ -291,7 +291,10 @@ mod tests {
             Some("raw/pins/_deleted/one.json")
         );
         assert_eq!(deleted_manifest_key("raw/pins/one.json"), None);
-        assert_eq!(other_object_key("raw/a+0+1-2.parquet", 1), "raw/a+0+1-2~1.parquet");
+        assert_eq!(
+            other_object_key("raw/a+0+1-2.parquet", 1),
+            "raw/a+0+1-2~1.parquet"
+        );
     }
 
     #[test]

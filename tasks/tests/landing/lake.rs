@@ -29,7 +29,9 @@ async fn run(world: &World, kind: &impl Kind, with: Value) -> Result<Value, Fail
 
 /// Lets a run write its objects and die; nobody tries it again.
 async fn abandon(world: &World, run: i64) {
-    let dying = world.kind().observed_by(StopAt::nth(Step::ObjectsWritten, 1));
+    let dying = world
+        .kind()
+        .observed_by(StopAt::nth(Step::ObjectsWritten, 1));
     world
         .try_once(&dying, run, small_chunks())
         .await
@@ -64,15 +66,29 @@ async fn objects_that_no_manifest_names_are_collected_when_they_are_old() {
     let found = find(&world, TimeDelta::days(2) + TimeDelta::minutes(1))
         .await
         .expect("it looks");
-    let keys: Vec<_> = found.orphans.iter().map(|orphan| orphan.key.clone()).collect();
+    let keys: Vec<_> = found
+        .orphans
+        .iter()
+        .map(|orphan| orphan.key.clone())
+        .collect();
     assert_eq!(keys, orphans);
-    assert_eq!(found.folders.into_iter().collect::<Vec<_>>(), [(format!("{PREFIX}/"), 1)]);
+    assert_eq!(
+        found.folders.into_iter().collect::<Vec<_>>(),
+        [(format!("{PREFIX}/"), 1)]
+    );
     assert!(found.young >= 3, "those of the run that may be running");
     let (deleted, _bytes) = gc::delete(&world.store, BUCKET, &found.orphans)
         .await
         .expect("deleted");
     assert_eq!(deleted, orphans.len() as u64);
-    assert!(world.store.look(&foreign).await.expect("an answer").is_some());
+    assert!(
+        world
+            .store
+            .look(&foreign)
+            .await
+            .expect("an answer")
+            .is_some()
+    );
     world.land(3).await;
     world.assert_each_record_landed_once().await;
 }
@@ -97,9 +113,13 @@ async fn a_run_that_goes_on_while_its_old_objects_are_collected_loses_nothing() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_young_or_has_no_manifests_is_not_looked_at() {
     let world = World::new().await;
-    let young = find(&world, TimeDelta::hours(47)).await.expect_err("too young");
+    let young = find(&world, TimeDelta::hours(47))
+        .await
+        .expect_err("too young");
     assert!(young.message.contains("48 hours"), "{young}");
-    let nothing = find(&world, TimeDelta::days(7)).await.expect_err("no landing");
+    let nothing = find(&world, TimeDelta::days(7))
+        .await
+        .expect_err("no landing");
     assert_eq!(
         nothing.message,
         "there is no landing and no cleaned dataset below `s3://lake/raw/`"
@@ -110,8 +130,14 @@ async fn what_is_young_or_has_no_manifests_is_not_looked_at() {
         .put(&at, Bytes::from_static(b"{"), "application/json")
         .await
         .expect("written");
-    let broken = find(&world, TimeDelta::days(7)).await.expect_err("no manifest");
-    assert!(broken.message.starts_with("`s3://lake/raw/pins/_manifests/x.json` is no manifest"));
+    let broken = find(&world, TimeDelta::days(7))
+        .await
+        .expect_err("no manifest");
+    assert!(
+        broken
+            .message
+            .starts_with("`s3://lake/raw/pins/_manifests/x.json` is no manifest")
+    );
 }
 
 /// Writes the manifest of a partition that was cleaned from a landing.
@@ -199,9 +225,17 @@ async fn nothing_is_deleted_without_proof() {
         reasons.push(failure.message);
     };
     let with = json!({ "manifest": manifest, "stored": elsewhere });
-    refuse(run(&world, &kind, with.clone()).await.expect_err("another landing"));
+    refuse(
+        run(&world, &kind, with.clone())
+            .await
+            .expect_err("another landing"),
+    );
     clean(&world, manifest, 89).await;
-    refuse(run(&world, &kind, with.clone()).await.expect_err("one is missing"));
+    refuse(
+        run(&world, &kind, with.clone())
+            .await
+            .expect_err("one is missing"),
+    );
     clean(&world, manifest, 90).await;
     let part = Location::new(BUCKET, "clean/pins/dt=2026-01-01/part.parquet");
     world.store.delete(&part).await.expect("deleted");
@@ -211,9 +245,15 @@ async fn nothing_is_deleted_without_proof() {
     assert_eq!(
         reasons,
         [
-            format!("`{elsewhere}` was cleaned from `s3://lake/raw/pins/_manifests/other.json`: nothing of `{manifest}` is deleted"),
-            format!("`{elsewhere}` accounts for 89 of 90 records: nothing of `{manifest}` is deleted"),
-            format!("`{part}`, which `{elsewhere}` names, is gone: nothing of `{manifest}` is deleted"),
+            format!(
+                "`{elsewhere}` was cleaned from `s3://lake/raw/pins/_manifests/other.json`: nothing of `{manifest}` is deleted"
+            ),
+            format!(
+                "`{elsewhere}` accounts for 89 of 90 records: nothing of `{manifest}` is deleted"
+            ),
+            format!(
+                "`{part}`, which `{elsewhere}` names, is gone: nothing of `{manifest}` is deleted"
+            ),
             format!("`{manifest}` has 90 records, 89 were stored: nothing is deleted"),
         ]
     );
@@ -272,7 +312,11 @@ async fn other_content_is_replaced_on_request_only() {
     let put = async |key: &str, body: &'static [u8]| {
         let at = Location::new(BUCKET, key);
         let body = Bytes::from_static(body);
-        world.store.put(&at, body, "text/plain").await.expect("written");
+        world
+            .store
+            .put(&at, body, "text/plain")
+            .await
+            .expect("written");
     };
     put("a/one.txt", b"one").await;
     put("a/b/two ö.txt", b"two").await;
@@ -280,7 +324,10 @@ async fn other_content_is_replaced_on_request_only() {
     let kind = S3Copy::new(world.store.clone());
     let with = json!({ "from": "s3://lake/a/", "to": "s3://lake/c/" });
     let failure = run(&world, &kind, with).await.expect_err("it is taken");
-    assert_eq!(failure.message, "`s3://lake/c/one.txt` exists with different content");
+    assert_eq!(
+        failure.message,
+        "`s3://lake/c/one.txt` exists with different content"
+    );
     let with = json!({ "from": "s3://lake/a/", "to": "s3://lake/c/", "replace": true });
     run(&world, &kind, with).await.expect("replaced");
     let all = world.store.list(&Location::new(BUCKET, "c/")).await;

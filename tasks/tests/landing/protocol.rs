@@ -419,7 +419,10 @@ async fn a_run_that_loses_the_cursor_at_the_last_moment_takes_its_manifest_back(
     assert_eq!(fast["records"], json!(90));
     let failure = slow.expect_err("the other run moved the cursor");
     assert_eq!(failure.class, FailureClass::Permanent);
-    assert!(failure.message.starts_with("cursor `landing:pins"), "{failure}");
+    assert!(
+        failure.message.starts_with("cursor `landing:pins"),
+        "{failure}"
+    );
     assert_eq!(world.manifests().await.len(), 1);
     world.assert_each_record_landed_once().await;
 }
@@ -428,7 +431,9 @@ async fn a_run_that_loses_the_cursor_at_the_last_moment_takes_its_manifest_back(
 async fn an_object_of_which_compaction_left_less_is_written_again_beside_it() {
     let mut world = World::new().await;
     world.produce(60).await;
-    let dying = world.kind().observed_by(StopAt::nth(Step::ObjectsWritten, 1));
+    let dying = world
+        .kind()
+        .observed_by(StopAt::nth(Step::ObjectsWritten, 1));
     world
         .try_once(&dying, 1, small_chunks())
         .await
@@ -466,7 +471,8 @@ async fn a_record_larger_than_an_object_is_an_object_of_its_own() {
         .expect("the settings are fine");
     let mut huge = crate::world::record(4);
     // No two parts of it are the same, so that nothing can shorten it.
-    let value = (0..1_500_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes());
+    let value =
+        (0..1_500_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes());
     huge.value = Some(value.collect());
     world.send(&producer, vec![(1, huge)]).await;
     world.produce(9).await;

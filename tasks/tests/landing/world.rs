@@ -191,8 +191,11 @@ impl World {
         let program = std::env::current_exe().expect("a test knows its binary");
         Command::new(program)
             .args(["--exact", "world::one_try_in_a_process_of_its_own"])
-            .args(["--ignored", "--nocapture"])
-            .env(ORDER, serde_json::to_string(&order).expect("text keys only"))
+            .arg("--nocapture")
+            .env(
+                ORDER,
+                serde_json::to_string(&order).expect("text keys only"),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)
@@ -381,10 +384,7 @@ pub(crate) fn logical_date(run: i64) -> DateTime<Utc> {
         .expect("a date that exists")
 }
 
-pub(crate) fn context(
-    run: i64,
-    durable: Arc<dyn Durable>,
-) -> (Context, Arc<Mutex<Vec<String>>>) {
+pub(crate) fn context(run: i64, durable: Arc<dyn Durable>) -> (Context, Arc<Mutex<Vec<String>>>) {
     let (log, mut lines) = Log::channel(100);
     let said = Arc::new(Mutex::new(Vec::new()));
     let keeper = Arc::clone(&said);
@@ -577,10 +577,12 @@ impl Observer for DieAt {
     }
 }
 
+/// What the crash tests start and kill: this binary once more, told to run this alone. It has nothing to do otherwise.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a process that the crash tests start and kill"]
 async fn one_try_in_a_process_of_its_own() {
-    let order = std::env::var(ORDER).expect("a crash test says what to do");
+    let Ok(order) = std::env::var(ORDER) else {
+        return;
+    };
     let order: Order = serde_json::from_str(&order).expect("it was written by a test");
     let mut kind = KafkaToS3::new(order.kafka, order.s3);
     if let Some((step, nth)) = order.dies_at {

@@ -155,11 +155,7 @@ impl Durable for OfInstance {
     async fn freeze(&self, name: &str, value: Value) -> Result<Value, DurableError> {
         let stored = self.ledger.change(|kept| {
             self.check_fence(kept)?;
-            Ok(kept
-                .frozen
-                .entry(self.key(name))
-                .or_insert(value)
-                .clone())
+            Ok(kept.frozen.entry(self.key(name)).or_insert(value).clone())
         })?;
         self.ledger.answer(Call::Freeze, stored)
     }
