@@ -70,7 +70,7 @@ impl S3Copy {
     }
 
     /// Copies one object unless the same is there. Answers its size, and whether it was copied.
-    async fn copy(&self, step: &Step) -> Result<(u64, bool), Failure> {
+    async fn copy(&self, step: Step) -> Result<(u64, bool), Failure> {
         let Some(source) = self.store.look(&step.from).await? else {
             return Err(
                 Failure::permanent(format!("`{}` does not exist", step.from))
@@ -99,7 +99,7 @@ impl S3Copy {
     }
 
     async fn copy_all(&self, steps: Vec<Step>) -> Result<(u64, u64, u64), Failure> {
-        let copied: Vec<(u64, bool)> = stream::iter(&steps)
+        let copied: Vec<(u64, bool)> = stream::iter(steps)
             .map(|step| self.copy(step))
             .buffer_unordered(AT_ONCE)
             .try_collect()

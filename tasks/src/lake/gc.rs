@@ -93,11 +93,12 @@ pub async fn find(
     for object in &objects {
         if named.contains(&object.key) {
             found.named += 1;
-        } else if !may_be_an_orphan(&object.key, &folders) {
-        } else if object.modified >= before {
-            found.young += 1;
-        } else {
-            found.orphans.push(object.clone());
+        } else if may_be_an_orphan(&object.key, &folders) {
+            if object.modified < before {
+                found.orphans.push(object.clone());
+            } else {
+                found.young += 1;
+            }
         }
     }
     Ok(found)
@@ -112,7 +113,7 @@ pub async fn delete(
     bucket: &str,
     orphans: &[Listed],
 ) -> Result<(u64, u64), Failure> {
-    let deleted: Vec<u64> = stream::iter(orphans)
+    let deleted: Vec<Option<u64>> = stream::iter(orphans.to_vec())
         .map(|orphan| async move {
             let at = Location::new(bucket, &orphan.key);
             // Whoever counts on an object that was there before has written it once more.
@@ -125,9 +126,9 @@ pub async fn delete(
             }
         })
         .buffer_unordered(AT_ONCE)
-        .try_filter_map(|deleted| async move { Ok(deleted) })
         .try_collect()
         .await?;
+    let deleted: Vec<u64> = deleted.into_iter().flatten().collect();
     Ok((deleted.len() as u64, deleted.iter().sum()))
 }
 

@@ -221,8 +221,12 @@ pub enum Likeness {
 /// # Errors
 /// The frame does not have the columns of this module.
 pub fn span(records: &DataFrame) -> PolarsResult<Option<(i64, i64)>> {
-    let offsets = records.column(OFFSET)?.i64()?;
-    Ok(offsets.first().zip(offsets.last()))
+    let offsets = offsets(records)?;
+    Ok(offsets.first().copied().zip(offsets.last().copied()))
+}
+
+fn offsets(records: &DataFrame) -> PolarsResult<Vec<i64>> {
+    Ok(records.column(OFFSET)?.i64()?.iter().flatten().collect())
 }
 
 /// Compares two objects' records by offset.
@@ -230,11 +234,11 @@ pub fn span(records: &DataFrame) -> PolarsResult<Option<(i64, i64)>> {
 /// # Errors
 /// A frame does not have the columns of this module.
 pub fn compare(one: &DataFrame, other: &DataFrame) -> PolarsResult<Likeness> {
+    let (lefts, rights) = (offsets(one)?, offsets(other)?);
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    let (lefts, rights) = (one.column(OFFSET)?.i64()?, other.column(OFFSET)?.i64()?);
     let (mut at_left, mut at_right) = (0, 0);
     while let (Some(one), Some(other)) = (lefts.get(at_left), rights.get(at_right)) {
-        match one.cmp(&other) {
+        match one.cmp(other) {
             Ordering::Less => at_left += 1,
             Ordering::Greater => at_right += 1,
             Ordering::Equal => {
