@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pinwheel_tasks::{
-    Durable, Failure, FailureClass, Kind, kafka,
+    Failure, FailureClass, Kind, kafka,
     kafka_to_s3::{Observer, Step},
     landing,
     s3::Location,
