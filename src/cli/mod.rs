@@ -12,6 +12,7 @@ mod db;
 mod emulate;
 mod env;
 mod init;
+mod lake;
 mod logical_date;
 mod logs;
 mod notifications;
@@ -132,6 +133,9 @@ While it runs, `pinwheel env` prints where its services are, and client commands
     Schedule(schedule::Command),
     /// Run read-only SQL over the cleaned datasets
     Query(query::Arguments),
+    /// Look after what tasks have written to the object store
+    #[command(subcommand)]
+    Lake(lake::Command),
     /// Print where a running standalone's services are, as environment variables
     Env(env::Arguments),
     /// Measure how fast this binary is on this machine
@@ -195,6 +199,7 @@ impl CommandLine {
             Command::Logs(arguments) => logs::run(&settings()?, &arguments).await,
             Command::Schedule(command) => command.run(),
             Command::Query(arguments) => query::run(&settings()?, &arguments).await,
+            Command::Lake(command) => command.run(&settings()?).await,
             Command::Env(arguments) => env::run(&settings()?, &arguments),
             Command::Bench(command) => command.run(&settings()?).await,
             Command::Db(command) => command.run(&settings()?).await,

@@ -92,7 +92,7 @@ async fn datasets(settings: &Settings) -> Result<(ObjectStore, BTreeMap<String, 
 }
 
 /// The object store that the settings name, or else that of the standalone running on the data directory.
-fn object_store(settings: &Settings) -> Result<S3Settings> {
+pub(crate) fn object_store(settings: &Settings) -> Result<S3Settings> {
     match &settings.s3 {
         Some(s3) => Ok(s3.clone()),
         None => Ok(client::running(settings)?.s3),

@@ -39,6 +39,10 @@ mod registry;
 pub mod report;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(all(feature = "s3", feature = "polars"))]
+mod s3_copy;
+#[cfg(all(feature = "s3", feature = "polars"))]
+mod s3_delete;
 mod sensor;
 mod settings;
 mod shell;
@@ -74,6 +78,10 @@ pub use python::Python;
 pub use registry::Registry;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub use report::Report;
+#[cfg(all(feature = "s3", feature = "polars"))]
+pub use s3_copy::S3Copy;
+#[cfg(all(feature = "s3", feature = "polars"))]
+pub use s3_delete::S3Delete;
 pub use settings::{KafkaSettings, S3Addressing, S3Credentials, S3Settings};
 pub use shell::Shell;
 #[cfg(feature = "sql")]

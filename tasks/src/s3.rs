@@ -5,23 +5,30 @@
 
 use std::{collections::HashMap, error, fmt, str::FromStr, time::Duration};
 
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::{
     Client,
     config::{
-        BehaviorVersion, Credentials, Region, RequestChecksumCalculation,
-        ResponseChecksumValidation, retry::RetryConfig, timeout::TimeoutConfig,
+        BehaviorVersion, ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation,
+        ResponseChecksumValidation, RuntimeComponents,
+        interceptors::BeforeTransmitInterceptorContextMut, retry::RetryConfig,
+        timeout::TimeoutConfig,
     },
-    error::{ProvideErrorMetadata, SdkError},
+    error::{BoxError, ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
     types::{BucketLocationConstraint, CreateBucketConfiguration},
 };
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::{Failure, S3Addressing, S3Settings};
 
 /// The user metadata (`x-amz-meta-sha256`) that carries the checksum of an object's bytes.
 const CHECKSUM: &str = "sha256";
+
+/// An object that was found and not written counts as young for so long (see `lake::gc`).
+pub const FRESH: TimeDelta = TimeDelta::hours(24);
 
 /// How often a conditional write is repeated after "another conditional write is under way" (409).
 const CONFLICTING_REQUESTS: u32 = 6;
@@ -42,6 +49,30 @@ pub struct Location {
     pub bucket: String,
     /// The key, without a leading slash.
     pub key: String,
+}
+
+/// An object as a listing or a question shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The key.
+    pub key: String,
+    /// The object's size.
+    pub bytes: u64,
+    /// When it was written, by the store's clock.
+    pub modified: DateTime<Utc>,
+    /// The store's own mark of the content, where it gives one.
+    pub etag: Option<String>,
+    /// The [`sha256`] that whoever wrote it noted. A listing does not tell it.
+    pub checksum: Option<String>,
+}
+
+impl Listed {
+    /// Whether two objects are known to hold the same bytes.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let equal = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+        self.bytes == other.bytes
+            && (equal(&self.checksum, &other.checksum) || equal(&self.etag, &other.etag))
+    }
 }
 
 /// What a conditional write found.
@@ -173,6 +204,31 @@ impl ObjectStore {
     /// [`Error::Conflict`] when it exists with other bytes; it is left as it is.
     pub async fn put_if_absent(&self, at: &Location, body: Bytes) -> Result<Written, Error> {
         let checksum = sha256(&body);
+        let written = self
+            .put_known_if_absent(at, body.clone(), &checksum)
+            .await?;
+        if written == Written::AlreadyThere
+            && let Some(found) = self.look(at).await?
+            && Utc::now() - found.modified > FRESH
+        {
+            // What is this old and in no manifest may be collected as an orphan while the caller counts on it: the same
+            // bytes once more make it young.
+            self.put(at, body, "application/octet-stream").await?;
+        }
+        Ok(written)
+    }
+
+    /// [`ObjectStore::put_if_absent`] for bytes whose [`sha256`] the caller has: they are not hashed again. An old object
+    /// stays as old as it is.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it exists with other bytes; it is left as it is.
+    pub async fn put_known_if_absent(
+        &self,
+        at: &Location,
+        body: Bytes,
+        checksum: &str,
+    ) -> Result<Written, Error> {
         let mut tries = 0;
         loop {
             let sent = self
@@ -182,15 +238,17 @@ impl ObjectStore {
                 .key(&at.key)
                 .if_none_match("*")
                 .content_type("application/octet-stream")
-                .metadata(CHECKSUM, &checksum)
+                .metadata(CHECKSUM, checksum)
                 .body(ByteStream::from(body.clone()))
+                .customize()
+                .interceptor(SignedAs(checksum.to_owned()))
                 .send()
                 .await;
             let Err(error) = sent else {
                 return Ok(Written::Created);
             };
             match status(&error) {
-                Some(412) => return self.compare(at, &body, &checksum).await,
+                Some(412) => return self.compare(at, &body, checksum).await,
                 Some(409) if tries < CONFLICTING_REQUESTS => {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(50) * 2_u32.pow(tries)).await;
@@ -198,6 +256,52 @@ impl ObjectStore {
                 _ => return Err(self.explain(at, &error)),
             }
         }
+    }
+
+    /// Asks for an object's size and age without reading it; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn look(&self, at: &Location) -> Result<Option<Listed>, Error> {
+        let answer = self
+            .client
+            .head_object()
+            .bucket(&at.bucket)
+            .key(&at.key)
+            .send()
+            .await;
+        match answer {
+            Ok(head) => Ok(Some(Listed {
+                key: at.key.clone(),
+                bytes: size(head.content_length),
+                modified: instant(head.last_modified),
+                etag: head.e_tag,
+                checksum: head
+                    .metadata
+                    .and_then(|mut metadata| metadata.remove(CHECKSUM)),
+            })),
+            Err(error) => match self.explain(at, &error) {
+                Error::Missing { .. } => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// Copies an object inside the store, its checksum with it, replacing what was there. Nothing passes through this
+    /// process. Stores copy at most 5 GB in one request.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is nothing to copy.
+    pub async fn copy(&self, from: &Location, to: &Location) -> Result<(), Error> {
+        self.client
+            .copy_object()
+            .copy_source(format!("{}/{}", from.bucket, in_header(&from.key)))
+            .bucket(&to.bucket)
+            .key(&to.key)
+            .send()
+            .await
+            .map_err(|error| self.explain(from, &error))?;
+        Ok(())
     }
 
     /// Writes an object, replacing what was there.
@@ -259,6 +363,15 @@ impl ObjectStore {
     /// # Errors
     /// See [`Error`].
     pub async fn list(&self, prefix: &Location) -> Result<Vec<String>, Error> {
+        let objects = self.objects(prefix).await?;
+        Ok(objects.into_iter().map(|object| object.key).collect())
+    }
+
+    /// All objects of the bucket whose keys begin with the prefix's key, sorted by key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn objects(&self, prefix: &Location) -> Result<Vec<Listed>, Error> {
         let mut pages = self
             .client
             .list_objects_v2()
@@ -266,18 +379,26 @@ impl ObjectStore {
             .prefix(&prefix.key)
             .into_paginator()
             .send();
-        let mut keys = Vec::new();
+        let mut objects = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.explain(prefix, &error))?;
-            keys.extend(
+            objects.extend(
                 page.contents
                     .unwrap_or_default()
                     .into_iter()
-                    .filter_map(|object| object.key),
+                    .filter_map(|object| {
+                        Some(Listed {
+                            key: object.key?,
+                            bytes: size(object.size),
+                            modified: instant(object.last_modified),
+                            etag: object.e_tag,
+                            checksum: None,
+                        })
+                    }),
             );
         }
-        keys.sort();
-        Ok(keys)
+        objects.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(objects)
     }
 
     /// Deletes an object; one that does not exist is no error.
@@ -529,9 +650,57 @@ impl From<Error> for Failure {
     }
 }
 
+/// Signs a request with the checksum that its body is known to have. The client would read the body once more otherwise.
+#[derive(Debug)]
+struct SignedAs(String);
+
+impl Intercept for SignedAs {
+    fn name(&self) -> &'static str {
+        "SignedAs"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        config
+            .interceptor_state()
+            .store_put(PayloadSigningOverride::Precomputed(self.0.clone()));
+        Ok(())
+    }
+}
+
 /// The checksum of an object's bytes, in hexadecimal, as it stands in manifests and in the object's metadata.
 pub fn sha256(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
+}
+
+fn size(length: Option<i64>) -> u64 {
+    length
+        .and_then(|length| u64::try_from(length).ok())
+        .unwrap_or(0)
+}
+
+/// A store that does not say when is taken to have written just now: nothing young is ever deleted.
+fn instant(modified: Option<aws_sdk_s3::primitives::DateTime>) -> DateTime<Utc> {
+    modified
+        .and_then(|modified| DateTime::from_timestamp(modified.secs(), modified.subsec_nanos()))
+        .unwrap_or_else(Utc::now)
+}
+
+/// A key as the header `x-amz-copy-source` wants it: what is not plain is percent-encoded.
+fn in_header(key: &str) -> String {
+    let mut text = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'/') {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
 }
 
 fn status<E>(error: &SdkError<E>) -> Option<u16> {

@@ -7,7 +7,6 @@ mod datasets;
 mod examples;
 mod harness;
 mod kinds;
-mod landing;
 mod main_job;
 mod notifications;
 mod object_store;

@@ -19,6 +19,9 @@ use crate::{
 /// One question may take this long before it is asked again.
 const QUESTION: Duration = Duration::from_secs(3);
 
+/// What the client may read ahead, in kilobytes.
+const AHEAD: &str = "queued.max.messages.kbytes";
+
 /// The earliest offset and the last stable offset of every partition.
 pub(super) fn bounds(
     settings: &KafkaSettings,
@@ -91,6 +94,21 @@ pub(super) fn commit_and_lag(
 /// A consumer that reads where it is told, under the topic's group.
 pub(super) fn consumer(settings: &KafkaSettings, topic: &str) -> Result<BaseConsumer, Failure> {
     kafka::reader(settings, &format!("pinwheel.{topic}"))
+        .create()
+        .map_err(|error| kafka::failure(settings, "make a Kafka client", &error))
+}
+
+/// A consumer that reads at most `ahead_kb` kilobytes ahead of whoever polls it.
+pub(super) fn reader(
+    settings: &KafkaSettings,
+    topic: &str,
+    ahead_kb: u64,
+) -> Result<BaseConsumer, Failure> {
+    let mut config = kafka::reader(settings, &format!("pinwheel.{topic}"));
+    if !settings.properties.contains_key(AHEAD) {
+        config.set(AHEAD, ahead_kb.to_string());
+    }
+    config
         .create()
         .map_err(|error| kafka::failure(settings, "make a Kafka client", &error))
 }

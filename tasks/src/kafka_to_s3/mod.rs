@@ -9,7 +9,7 @@ mod range;
 mod request;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic,
     pin::pin,
     sync::{
@@ -21,10 +21,12 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::Utc;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 use tokio::{
-    sync::{OnceCell, mpsc},
+    runtime::Handle,
+    sync::{OnceCell, Semaphore, mpsc},
     task::JoinHandle,
     time::{Instant, interval_at, timeout},
 };
@@ -35,17 +37,31 @@ use self::{
     request::Request,
 };
 use crate::{
-    Context, CursorMove, DurableError, Failure, FailureClass, Field, KafkaSettings, Kind, Outcome,
-    Outputs, Problem, S3Settings,
+    Context, CursorMove, CursorPosition, DurableError, Failure, FailureClass, Field, KafkaSettings,
+    Kind, Outcome, Outputs, Problem, S3Settings,
     landing::{
-        LandedObject, LandedRange, Manifest, Plan, PlannedRange, columns, cursor_name,
-        manifest_key, object_key, plan_ranges, read,
+        ChunkLimits, LandedObject, LandedRange, Manifest, Plan, PlannedRange, Tail,
+        columns::{self, Likeness},
+        cursor_name, deleted_manifest_key, manifest_key, manifest_key_of, new_plan_id, object_key,
+        other_object_key, plan_ranges, read,
     },
-    s3::{self, Location, ObjectStore},
+    s3::{self, Location, ObjectStore, Written},
 };
 
-/// Partitions that are read at the same time; each needs up to three chunks of memory.
-const PARTITIONS_AT_ONCE: usize = 4;
+/// Partitions that are read at the same time. Each has a client of its own, which costs threads and not much memory.
+const PARTITIONS_AT_ONCE: usize = 64;
+/// What all chunks of a landing, before compression, may take from the first record to the written object.
+const CHUNK_MEMORY: u64 = 192 * 1024 * 1024;
+/// One chunk is filled while another is written, whatever their size.
+const FEWEST_CHUNKS: u64 = 2;
+/// What all clients of a landing may read ahead, in kilobytes, and what one of them does at least and at most.
+const AHEAD_KB: u64 = 64 * 1024;
+const AHEAD_OF_ONE_KB: (u64, u64) = (1024, 16 * 1024);
+
+/// Names that are tried for one object.
+const MOST_NAMES: u32 = 8;
+/// A list of more partitions does not go into the output, whose size is limited; the manifest has it.
+const MOST_LISTED: usize = 1_000;
 
 /// How long the group commit, which nothing depends on, may hold up the end of a try.
 const COURTESY: Duration = Duration::from_secs(10);
@@ -65,6 +81,8 @@ pub enum Step {
     PlanMade,
     /// The plan is stored; nothing has been read.
     PlanFrozen,
+    /// The first record of a chunk is read; the chunk is being filled.
+    ChunkBegun,
     /// A chunk is read and encoded; its object is not yet written.
     ChunkRead,
     /// An object is written.
@@ -126,30 +144,20 @@ impl KafkaToS3 {
         let stop = context.cancel.child_token();
         let _stops_the_threads = stop.clone().drop_guard();
 
-        let plan = self.plan(context, request, &stop).await?;
+        let plan = self.plan(context, store, request, &stop).await?;
         let manifest_at = Location::new(
             &plan.bucket,
             manifest_key(&plan.prefix, plan.logical_date, &plan.plan_id),
         );
-        let (manifest, text) = match store.get_if_exists(&manifest_at).await? {
-            Some(_) => {
-                context
-                    .log
-                    .say(format!(
-                        "an earlier try wrote {manifest_at}; its objects are not read again"
-                    ))
-                    .await;
-                (read::manifest(store, &manifest_at).await?, None)
-            }
-            None => {
-                let manifest = self
-                    .land_ranges(context, store, request, &plan, &stop)
-                    .await?;
-                let text = manifest.to_json();
-                (manifest, Some(text))
-            }
+        let landed = match self.earlier(context, store, &plan, &manifest_at).await? {
+            Some(manifest) => Landed::Before(manifest),
+            None => Landed::Now(
+                self.land_ranges(context, store, request, &plan, &stop)
+                    .await?,
+            ),
         };
-        self.commit(context, store, &plan, &manifest_at, text)
+        let manifest = self
+            .commit(context, store, &plan, &manifest_at, landed)
             .await?;
         let lag_left = self.tell_kafka(context, &plan, &stop).await;
         context
@@ -170,13 +178,14 @@ impl KafkaToS3 {
     async fn plan(
         &self,
         context: &Context,
+        store: &ObjectStore,
         request: &Request,
         stop: &CancellationToken,
     ) -> Result<Plan, Failure> {
         let stored = match context.durable.frozen("plan").await.map_err(durable)? {
             Some(stored) => stored,
             None => {
-                let plan = self.make_plan(context, request, stop).await?;
+                let plan = self.make_plan(context, store, request, stop).await?;
                 self.observer.reached(Step::PlanMade).await?;
                 let value = serde_json::to_value(&plan)
                     .expect("a plan has text keys and finite numbers only");
@@ -222,11 +231,13 @@ impl KafkaToS3 {
     async fn make_plan(
         &self,
         context: &Context,
+        store: &ObjectStore,
         request: &Request,
         stop: &CancellationToken,
     ) -> Result<Plan, Failure> {
         let cursor = cursor_name(&request.topic, &request.bucket, &request.prefix);
         let positions = context.durable.cursor(&cursor).await.map_err(durable)?;
+        let tails = tails(context, store, request, &positions).await?;
         let positions: BTreeMap<i32, i64> = positions
             .into_iter()
             .map(|(partition, position)| (partition, position.next))
@@ -242,14 +253,39 @@ impl KafkaToS3 {
         )
         .map_err(|error| Failure::permanent(error.to_string()).with_hint(error.hint()))?;
         Ok(Plan {
-            plan_id: uuid::Uuid::new_v4().simple().to_string(),
+            plan_id: new_plan_id(context.instance.logical_date),
             topic: request.topic.clone(),
             bucket: request.bucket.clone(),
             prefix: request.prefix.clone(),
             logical_date: context.instance.logical_date,
             chunk: request.chunk,
             ranges,
+            tails,
         })
+    }
+
+    /// The manifest that an earlier try, or a try that runs at the same time, has written.
+    async fn earlier(
+        &self,
+        context: &Context,
+        store: &ObjectStore,
+        plan: &Plan,
+        at: &Location,
+    ) -> Result<Option<Manifest>, Failure> {
+        let Some(text) = store.get_if_exists(at).await? else {
+            return Ok(None);
+        };
+        let manifest = read::parse_manifest(&text, at)?;
+        if !manifest.carries_out(plan) {
+            return Err(s3::Error::Conflict { at: at.clone() }.into());
+        }
+        context
+            .log
+            .say(format!(
+                "another try wrote {at}; its objects are not read again"
+            ))
+            .await;
+        Ok(Some(manifest))
     }
 
     /// Reads and writes every range, a few partitions at a time, and says how far it is.
@@ -261,23 +297,35 @@ impl KafkaToS3 {
         plan: &Plan,
         stop: &CancellationToken,
     ) -> Result<Manifest, Failure> {
-        let done = Arc::new(AtomicU64::new(0));
+        let readers = plan.ranges.iter().filter(|range| !range.is_empty()).count();
+        let readers = readers.clamp(1, PARTITIONS_AT_ONCE) as u64;
+        let shared = Shared {
+            done: Arc::new(AtomicU64::new(0)),
+            memory: Arc::new(Semaphore::new(chunks_in_memory(plan.chunk))),
+            ahead_kb: (AHEAD_KB / readers).clamp(AHEAD_OF_ONE_KB.0, AHEAD_OF_ONE_KB.1),
+        };
         let landing = pin!(
             stream::iter(plan.ranges.clone())
-                .map(|range| self.land_range(store, request, plan, range, stop, &done))
+                .map(|range| self.land_range(store, request, plan, range, stop, &shared))
                 .buffer_unordered(PARTITIONS_AT_ONCE)
                 .try_collect::<Vec<_>>()
         );
-        let landed = with_progress(context, plan, &done, landing).await?;
+        let landed = with_progress(context, plan, &shared.done, landing).await?;
         self.observer.reached(Step::ObjectsWritten).await?;
-        let (ranges, objects): (Vec<_>, Vec<_>) = landed.into_iter().unzip();
-        Ok(Manifest::new(
+        let (mut ranges, mut objects, mut tails) = (Vec::new(), Vec::new(), Vec::new());
+        for partition in landed {
+            ranges.push(partition.range);
+            objects.extend(partition.objects);
+            tails.extend(partition.tail);
+        }
+        let manifest = Manifest::new(
             &plan.topic,
             &plan.plan_id,
             plan.logical_date,
             ranges,
-            objects.concat(),
-        ))
+            objects,
+        );
+        Ok(manifest.with_tails(tails))
     }
 
     async fn land_range(
@@ -287,24 +335,31 @@ impl KafkaToS3 {
         plan: &Plan,
         range: PlannedRange,
         stop: &CancellationToken,
-        done: &Arc<AtomicU64>,
-    ) -> Result<(LandedRange, Vec<LandedObject>), Failure> {
+        shared: &Shared,
+    ) -> Result<LandedPartition, Failure> {
         let PlannedRange {
             partition,
             start,
             end,
             ..
         } = range;
+        let earlier_tail = plan
+            .tails
+            .iter()
+            .find(|tail| tail.partition == partition)
+            .cloned();
+        let mut landed = LandedPartition {
+            range: LandedRange {
+                partition,
+                start,
+                end,
+                records: 0,
+            },
+            objects: Vec::new(),
+            tail: earlier_tail.clone(),
+        };
         if range.is_empty() {
-            return Ok((
-                LandedRange {
-                    partition,
-                    start,
-                    end,
-                    records: 0,
-                },
-                Vec::new(),
-            ));
+            return Ok(landed);
         }
         let reader = Reader {
             kafka: self.kafka.clone(),
@@ -312,41 +367,39 @@ impl KafkaToS3 {
             range,
             limits: plan.chunk,
             when_deleted: request.when_deleted,
+            tail: earlier_tail,
+            memory: Arc::clone(&shared.memory),
+            ahead_kb: shared.ahead_kb,
+            runtime: Handle::current(),
+            observer: Arc::clone(&self.observer),
             stop: stop.clone(),
-            done: Arc::clone(done),
+            done: Arc::clone(&shared.done),
         };
-        // One chunk waits here while one is written and one is read: this bounds the memory.
+        // The chunks of all partitions that are filled, wait here or are written share the landing's memory.
         let (chunks, mut encoded) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || reader.read(&chunks));
-        let mut objects = Vec::new();
         while let Some(chunk) = encoded.recv().await {
             self.observer.reached(Step::ChunkRead).await?;
-            objects.push(write_chunk(store, plan, partition, chunk).await?);
+            landed.tail = Some(chunk.tail.clone());
+            let object = write_chunk(store, plan, partition, chunk).await?;
+            landed.range.records += object.records;
+            landed.objects.push(object);
             self.observer.reached(Step::ObjectWritten).await?;
         }
-        let start = joined(reading).await?;
-        let records = objects.iter().map(|object| object.records).sum();
-        Ok((
-            LandedRange {
-                partition,
-                start,
-                end,
-                records,
-            },
-            objects,
-        ))
+        landed.range.start = joined(reading).await?;
+        Ok(landed)
     }
 
-    /// The manifest, then the cursor, then the mark that makes a later clear of this task harmless. `text` is `None`
-    /// when the manifest exists.
+    /// The manifest, then the cursor, then the mark that makes a later clear of this task harmless. Answers the manifest
+    /// that stands: of two tries that carry out one plan at the same time the first writes it.
     async fn commit(
         &self,
         context: &Context,
         store: &ObjectStore,
         plan: &Plan,
         manifest_at: &Location,
-        text: Option<Vec<u8>>,
-    ) -> Result<(), Failure> {
+        landed: Landed,
+    ) -> Result<Manifest, Failure> {
         let cursor = cursor_name(&plan.topic, &plan.bucket, &plan.prefix);
         let marked = context
             .durable
@@ -354,16 +407,27 @@ impl KafkaToS3 {
             .await
             .map_err(durable)?
             .is_some();
-        if let Some(text) = text {
-            if !marked {
-                // A plan that is overtaken must not leave a manifest behind.
-                self.check_cursor(context, &cursor, plan).await?;
+        let manifest = match landed {
+            Landed::Before(manifest) => manifest,
+            Landed::Now(manifest) => {
+                if !marked {
+                    // A plan that is overtaken must not leave a manifest behind.
+                    self.check_cursor(context, &cursor, plan).await?;
+                }
+                let text = Bytes::from(manifest.to_json());
+                match store.put_if_absent(manifest_at, text).await {
+                    Ok(_) => manifest,
+                    Err(error @ s3::Error::Conflict { .. }) => self
+                        .earlier(context, store, plan, manifest_at)
+                        .await?
+                        .ok_or(error)?,
+                    Err(error) => return Err(error.into()),
+                }
             }
-            store.put_if_absent(manifest_at, Bytes::from(text)).await?;
-        }
+        };
         self.observer.reached(Step::ManifestWritten).await?;
         if marked {
-            return Ok(());
+            return Ok(manifest);
         }
         let moves: Vec<CursorMove> = plan
             .ranges
@@ -374,18 +438,24 @@ impl KafkaToS3 {
                 to: range.end,
             })
             .collect();
-        context
+        let advanced = context
             .durable
             .advance(&cursor, &plan.plan_id, &moves)
-            .await
-            .map_err(durable)?;
+            .await;
+        if let Err(DurableError::CursorMoved { .. }) = &advanced {
+            // Another run was faster between the check and here. This plan has not moved the cursor and never will, so
+            // its manifest would name records that the other run's manifest names too.
+            store.delete(manifest_at).await?;
+        }
+        advanced.map_err(durable)?;
         self.observer.reached(Step::CursorMoved).await?;
         context
             .durable
             .freeze("landed", json!({ "manifest": manifest_at.to_string() }))
             .await
             .map_err(durable)?;
-        self.observer.reached(Step::Marked).await
+        self.observer.reached(Step::Marked).await?;
+        Ok(manifest)
     }
 
     async fn check_cursor(
@@ -467,7 +537,7 @@ impl Kind for KafkaToS3 {
             ("objects", "Objects written."),
             (
                 "partitions",
-                "A list of `{partition, start, end, records}`; `end` is exclusive.",
+                "A list of `{partition, start, end, records}`; `end` is exclusive. Null for more than 1,000 partitions.",
             ),
             (
                 "lag_left",
@@ -490,59 +560,172 @@ impl Kind for KafkaToS3 {
     }
 }
 
+/// What all partitions of a landing share.
+struct Shared {
+    /// Records read so far.
+    done: Arc<AtomicU64>,
+    /// One permit for every chunk that may be in memory.
+    memory: Arc<Semaphore>,
+    ahead_kb: u64,
+}
+
+/// Who wrote the objects.
+enum Landed {
+    /// Another try, whose manifest stands.
+    Before(Manifest),
+    /// This try; the manifest is not yet written.
+    Now(Manifest),
+}
+
+/// What was landed of one partition.
+struct LandedPartition {
+    range: LandedRange,
+    objects: Vec<LandedObject>,
+    tail: Option<Tail>,
+}
+
+/// How many chunks may be in memory at once.
+fn chunks_in_memory(limits: ChunkLimits) -> usize {
+    let chunks =
+        (CHUNK_MEMORY / limits.bytes.max(1)).clamp(FEWEST_CHUNKS, PARTITIONS_AT_ONCE as u64);
+    usize::try_from(chunks).unwrap_or(PARTITIONS_AT_ONCE)
+}
+
+/// The record that ends every partition, from the manifests of the plans that moved the cursor to where it stands.
+async fn tails(
+    context: &Context,
+    store: &ObjectStore,
+    request: &Request,
+    positions: &BTreeMap<i32, CursorPosition>,
+) -> Result<Vec<Tail>, Failure> {
+    let moved_by = |partition| positions.get(&partition).map(|position| &position.moved_by);
+    let plans: BTreeSet<&String> = positions
+        .values()
+        .map(|position| &position.moved_by)
+        .collect();
+    let mut tails = Vec::new();
+    for plan_id in plans {
+        match manifest_of(store, request, plan_id).await? {
+            Some(manifest) => tails.extend(
+                manifest
+                    .tails
+                    .into_iter()
+                    .filter(|tail| moved_by(tail.partition) == Some(plan_id)),
+            ),
+            None => {
+                context
+                    .log
+                    .say(format!(
+                        "the manifest of plan {plan_id}, which was landed last, is not there; whether the topic was \
+                         created again since is judged by its offsets alone"
+                    ))
+                    .await;
+            }
+        }
+    }
+    tails.sort_by_key(|tail| tail.partition);
+    Ok(tails)
+}
+
+/// The manifest of a plan, also of one whose objects were deleted since.
+async fn manifest_of(
+    store: &ObjectStore,
+    request: &Request,
+    plan_id: &str,
+) -> Result<Option<Manifest>, Failure> {
+    let Some(key) = manifest_key_of(&request.prefix, plan_id) else {
+        return Ok(None);
+    };
+    for key in [Some(key.clone()), deleted_manifest_key(&key)]
+        .into_iter()
+        .flatten()
+    {
+        let at = Location::new(&request.bucket, key);
+        if let Some(text) = store.get_if_exists(&at).await? {
+            return read::parse_manifest(&text, &at).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Writes a chunk as an object, or finds that an earlier try did.
 async fn write_chunk(
     store: &ObjectStore,
     plan: &Plan,
     partition: i32,
     chunk: Chunk,
 ) -> Result<LandedObject, Failure> {
-    let Chunk {
-        first_offset,
-        last_offset,
-        records,
-        body,
-    } = chunk;
-    let key = object_key(
+    let own_key = object_key(
         &plan.prefix,
         plan.logical_date,
         &plan.topic,
         partition,
-        first_offset,
-        last_offset,
+        chunk.first_offset,
+        chunk.last_offset,
     );
-    let at = Location::new(&plan.bucket, &key);
-    let stored = match store.put_if_absent(&at, body.clone()).await {
-        Ok(_) => body,
-        Err(s3::Error::Conflict { .. }) => same_records(store, &at, body).await?,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(LandedObject {
+    let landed = |key: String, records: u64, bytes: usize, sha256: String| LandedObject {
         key,
         partition,
-        first_offset,
-        last_offset,
+        first_offset: chunk.first_offset,
+        last_offset: chunk.last_offset,
         records,
-        bytes: stored.len() as u64,
-        sha256: s3::sha256(&stored),
-    })
+        bytes: bytes as u64,
+        sha256,
+    };
+    for again in 0..MOST_NAMES {
+        let key = match again {
+            0 => own_key.clone(),
+            again => other_object_key(&own_key, again),
+        };
+        let at = Location::new(&plan.bucket, &key);
+        let body = chunk.body.clone();
+        let own = |key| landed(key, chunk.records, chunk.body.len(), chunk.sha256.clone());
+        match store.put_known_if_absent(&at, body, &chunk.sha256).await {
+            Ok(Written::Created) => return Ok(own(key)),
+            Ok(Written::AlreadyThere) if is_young(store, &at).await? => return Ok(own(key)),
+            Ok(Written::AlreadyThere) => {}
+            Err(s3::Error::Conflict { .. }) => {
+                let stored = store.get(&at).await?;
+                let found = stored.clone();
+                let ours = chunk.body.clone();
+                let span = (chunk.first_offset, chunk.last_offset);
+                match blocking(move || Ok(compare(&ours, &found, span))).await? {
+                    // The log was compacted since, or an earlier version of this program wrote other bytes.
+                    Some((Likeness::Same | Likeness::Fewer, records))
+                        if is_young(store, &at).await? =>
+                    {
+                        return Ok(landed(key, records, stored.len(), s3::sha256(&stored)));
+                    }
+                    // A try that came to a compacted log wrote less than is known here.
+                    Some((Likeness::Same | Likeness::Fewer | Likeness::More, _)) => {}
+                    Some((Likeness::Different, _)) | None => {
+                        return Err(s3::Error::Conflict { at }.into());
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let at = Location::new(&plan.bucket, &own_key);
+    Err(s3::Error::Conflict { at }.into())
 }
 
-/// Settles a conflict: an earlier version of this program may have encoded the same records as other bytes. Answers the
-/// bytes that are stored.
-async fn same_records(store: &ObjectStore, at: &Location, body: Bytes) -> Result<Bytes, Failure> {
-    let stored = store.get(at).await?;
-    let found = stored.clone();
-    let same = blocking(move || {
-        let ours = columns::decode(&body);
-        let theirs = columns::decode(&found);
-        Ok(matches!((ours, theirs), (Ok(ours), Ok(theirs)) if ours.equals_missing(&theirs)))
-    })
-    .await?;
-    if same {
-        Ok(stored)
-    } else {
-        Err(s3::Error::Conflict { at: at.clone() }.into())
+/// Whether an object is so young that nobody deletes it before its manifest is written. An older one may be deleted at any
+/// moment as an orphan ([`crate::lake::gc`]), so the records are written again beside it.
+async fn is_young(store: &ObjectStore, at: &Location) -> Result<bool, Failure> {
+    let found = store.look(at).await?;
+    Ok(found.is_some_and(|found| Utc::now() - found.modified < s3::FRESH))
+}
+
+/// How our records compare with those of a stored object, and how many it has; `None` when it is no object of that span.
+fn compare(ours: &[u8], stored: &[u8], span: (i64, i64)) -> Option<(Likeness, u64)> {
+    let ours = columns::decode(ours).ok()?;
+    let stored = columns::decode(stored).ok()?;
+    if columns::span(&stored).ok()? != Some(span) {
+        return None;
     }
+    let likeness = columns::compare(&ours, &stored).ok()?;
+    Some((likeness, stored.height() as u64))
 }
 
 /// Waits for `landing` and writes a line after a second and then every five.
@@ -575,12 +758,13 @@ async fn with_progress<T>(
 }
 
 fn output(manifest: &Manifest, at: &Location, lag_left: Option<i64>) -> Value {
+    let listed = (manifest.ranges.len() <= MOST_LISTED).then_some(&manifest.ranges);
     json!({
         "manifest": at.to_string(),
         "records": manifest.records,
         "bytes": manifest.bytes,
         "objects": manifest.objects.len(),
-        "partitions": manifest.ranges,
+        "partitions": listed,
         "lag_left": lag_left,
     })
 }

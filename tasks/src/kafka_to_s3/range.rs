@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::{Either, select};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -16,21 +17,32 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
     types::RDKafkaErrorCode,
 };
-use tokio::sync::mpsc::Sender;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{broker, stopped};
+use super::{Observer, Step, broker, stopped};
 use crate::{
     Failure, KafkaSettings,
     kafka::{self, PATIENCE, Trouble},
     landing::{
-        ChunkLimits, Chunker, Cut, PlanError, PlannedRange, WhenDeleted,
+        ChunkLimits, Chunker, Cut, PlanError, PlannedRange, Tail, WhenDeleted,
         columns::{self, Columns, Record},
     },
+    s3,
 };
 
 /// How soon a cancel is noticed while nothing comes.
 const POLL: Duration = Duration::from_millis(100);
+
+/// Records that are counted at once.
+const REPORTED_AT_ONCE: u64 = 512;
+
+/// So many times [`PATIENCE`] may pass without a record while the broker answers: it may be reading through a long
+/// stretch of aborted records.
+const MOST_SILENCES: u32 = 20;
 
 /// One object, ready to be written.
 #[derive(Debug)]
@@ -39,6 +51,12 @@ pub(super) struct Chunk {
     pub(super) last_offset: i64,
     pub(super) records: u64,
     pub(super) body: Bytes,
+    /// The checksum of the body.
+    pub(super) sha256: String,
+    /// The last record.
+    pub(super) tail: Tail,
+    /// The share of the landing's memory that this chunk takes until its object is written.
+    pub(super) _memory: OwnedSemaphorePermit,
 }
 
 /// Reads one range of a plan.
@@ -48,14 +66,43 @@ pub(super) struct Reader {
     pub(super) range: PlannedRange,
     pub(super) limits: ChunkLimits,
     pub(super) when_deleted: WhenDeleted,
+    /// The record that was landed last, if any was.
+    pub(super) tail: Option<Tail>,
+    /// One permit for every chunk that may be in memory, of all readers together.
+    pub(super) memory: Arc<Semaphore>,
+    /// What the client may read ahead, in kilobytes.
+    pub(super) ahead_kb: u64,
+    pub(super) runtime: Handle,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) stop: CancellationToken,
     /// Counts the records of all readers of a landing.
     pub(super) done: Arc<AtomicU64>,
 }
 
+/// A chunk that is being filled.
+struct Open {
+    columns: Columns,
+    memory: OwnedSemaphorePermit,
+}
+
+/// Where a reader stands.
+struct Reading {
+    next: i64,
+    /// The record before `start` that is to be seen first and must be the one that was landed.
+    expected: Option<Tail>,
+    chunker: Chunker,
+    open: Option<Open>,
+    /// Records that are not yet counted.
+    unreported: u64,
+}
+
 /// What the client has to say.
 enum Event {
     Record(i64),
+    /// Retention deleted what is next; this is the earliest offset that is left, and the task says to go on.
+    Deleted(i64),
+    /// A record before the range, or one that an earlier assignment had under way.
+    Earlier,
     /// The log ends here for now.
     End,
     Silence,
@@ -65,23 +112,43 @@ impl Reader {
     /// Sends every chunk of the range. Answers the offset at which it began: the planned one, or a later one where
     /// retention deleted records and the task says to go on.
     pub(super) fn read(&self, chunks: &Sender<Chunk>) -> Result<i64, Failure> {
-        let consumer = broker::consumer(&self.kafka, &self.topic)?;
-        let start = self.start(&consumer)?;
-        let mut next = start;
-        let mut chunker = Chunker::new(self.limits);
-        let mut open = Columns::default();
-        let mut heard = Instant::now();
+        let consumer = broker::reader(&self.kafka, &self.topic, self.ahead_kb)?;
+        let (low, _) = self.bounds(&consumer)?;
+        let start = self.start(low)?;
+        let expected = self
+            .tail
+            .clone()
+            .filter(|tail| (low..start).contains(&tail.offset));
+        let mut reading = Reading {
+            next: start,
+            chunker: Chunker::new(self.limits),
+            open: None,
+            expected,
+            unreported: 0,
+        };
+        let mut silent_since = None;
+        let mut silences = 0;
         let mut end_confirmed = false;
-        self.assign(&consumer, next)?;
-        while next < self.range.end {
-            if self.stop.is_cancelled() {
-                return Err(stopped());
+        let from = reading.expected.as_ref().map_or(start, |tail| tail.offset);
+        self.assign(&consumer, from)?;
+        while reading.next < self.range.end {
+            if reading.unreported >= REPORTED_AT_ONCE {
+                self.report(&mut reading)?;
             }
-            match self.poll(&consumer, next, &mut open, &mut chunker, chunks)? {
+            let event = self.poll(&consumer, &mut reading, chunks)?;
+            if !matches!(event, Event::Silence) {
+                silent_since = None;
+            }
+            match event {
                 Event::Record(offset) => {
-                    next = offset + 1;
+                    reading.next = offset + 1;
                     end_confirmed = false;
-                    heard = Instant::now();
+                    silences = 0;
+                }
+                Event::Earlier => {}
+                Event::Deleted(low) => {
+                    reading.next = low.min(self.range.end);
+                    self.assign(&consumer, reading.next)?;
                 }
                 // Only records move `next`, and a range may end in what is no record: markers and aborted records.
                 // What the leader now calls stable reaches the planned end, so a second end, seen by a fetch that
@@ -89,20 +156,28 @@ impl Reader {
                 Event::End if end_confirmed => break,
                 Event::End => {
                     self.confirm_end(&consumer)?;
-                    self.assign(&consumer, next)?;
+                    self.assign(&consumer, reading.next)?;
                     end_confirmed = true;
-                    heard = Instant::now();
                 }
-                Event::Silence if heard.elapsed() > PATIENCE => {
-                    return Err(kafka::away(
-                        &self.kafka,
-                        &format!("read topic `{}`", self.topic),
-                    ));
+                Event::Silence => {
+                    self.report(&mut reading)?;
+                    if silent_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                        if silences >= MOST_SILENCES {
+                            return Err(kafka::away(
+                                &self.kafka,
+                                &format!("read topic `{}`", self.topic),
+                            ));
+                        }
+                        self.bounds(&consumer)?;
+                        silences += 1;
+                        silent_since = None;
+                    }
                 }
-                Event::Silence => {}
             }
         }
-        self.close(open, chunks)?;
+        if let Some(open) = reading.open {
+            self.close(open, chunks)?;
+        }
         Ok(start)
     }
 
@@ -110,23 +185,31 @@ impl Reader {
     fn poll(
         &self,
         consumer: &BaseConsumer,
-        next: i64,
-        open: &mut Columns,
-        chunker: &mut Chunker,
+        reading: &mut Reading,
         chunks: &Sender<Chunk>,
     ) -> Result<Event, Failure> {
         match consumer.poll(POLL) {
             None => Ok(Event::Silence),
-            // What an earlier assignment had under way.
-            Some(Ok(message)) if message.offset() < next => Ok(Event::Silence),
+            Some(Ok(message)) if message.offset() < reading.next => {
+                self.compare(&message, reading)?;
+                Ok(Event::Earlier)
+            }
             Some(Ok(message)) => {
+                // Compaction removed the record that was to be seen first, or it is the one before.
+                reading.expected = None;
                 let offset = message.offset();
                 if offset < self.range.end {
                     let record = record(&message);
-                    open.push(&record);
-                    self.done.fetch_add(1, Ordering::Relaxed);
-                    if chunker.take(record.payload_bytes()) == Cut::Close {
-                        self.close(std::mem::take(open), chunks)?;
+                    let open = match &mut reading.open {
+                        Some(open) => open,
+                        none => none.insert(self.open()?),
+                    };
+                    open.columns.push(&record);
+                    reading.unreported += 1;
+                    if reading.chunker.take(record.payload_bytes()) == Cut::Close
+                        && let Some(open) = reading.open.take()
+                    {
+                        self.close(open, chunks)?;
                     }
                 }
                 Ok(Event::Record(offset))
@@ -138,7 +221,13 @@ impl Reader {
                 // Either retention overtook us or the log was cut: the bounds say which.
                 self.confirm_end(consumer)?;
                 let (low, _) = self.bounds(consumer)?;
-                Err(self.deleted(next, low))
+                match self.when_deleted {
+                    // What was read before is kept.
+                    WhenDeleted::Continue if low > reading.next => Ok(Event::Deleted(low)),
+                    WhenDeleted::Continue | WhenDeleted::Fail => {
+                        Err(self.deleted(reading.next, low))
+                    }
+                }
             }
             // The client reconnects by itself; `PATIENCE` decides how long that may take.
             Some(Err(error)) if kafka::trouble(&error) == Trouble::Away => Ok(Event::Silence),
@@ -150,27 +239,88 @@ impl Reader {
         }
     }
 
-    fn close(&self, open: Columns, chunks: &Sender<Chunk>) -> Result<(), Failure> {
-        let Some((first_offset, last_offset)) = open.span() else {
+    /// Counts what was read, and looks whether the try goes on. Not for every record: all readers share both.
+    fn report(&self, reading: &mut Reading) -> Result<(), Failure> {
+        self.done.fetch_add(reading.unreported, Ordering::Relaxed);
+        reading.unreported = 0;
+        if self.stop.is_cancelled() {
+            Err(stopped())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Looks whether a record before the range is the one that was landed last. (Others come from an earlier assignment.)
+    fn compare(&self, message: &BorrowedMessage<'_>, reading: &mut Reading) -> Result<(), Failure> {
+        let Some(expected) = &reading.expected else {
             return Ok(());
         };
-        let records = open.len() as u64;
-        let body = open.finish().and_then(columns::encode).map_err(|error| {
-            Failure::permanent(format!("records cannot be written as Parquet: {error}"))
-        })?;
+        if message.offset() != expected.offset {
+            return Ok(());
+        }
+        if record(message).fingerprint() == expected.sha256 {
+            reading.expected = None;
+            return Ok(());
+        }
+        let error = PlanError::Replaced {
+            topic: self.topic.clone(),
+            partition: self.range.partition,
+            offset: expected.offset,
+        };
+        Err(Failure::permanent(error.to_string()).with_hint(error.hint()))
+    }
+
+    /// Begins a chunk as soon as there is memory for one more.
+    fn open(&self) -> Result<Open, Failure> {
+        let free = std::pin::pin!(Arc::clone(&self.memory).acquire_owned());
+        let stopped_waiting = std::pin::pin!(self.stop.cancelled());
+        let memory = match self.runtime.block_on(select(free, stopped_waiting)) {
+            Either::Left((Ok(memory), _)) => memory,
+            Either::Left((Err(_), _)) | Either::Right(_) => return Err(stopped()),
+        };
+        self.runtime
+            .block_on(self.observer.reached(Step::ChunkBegun))?;
+        Ok(Open {
+            columns: Columns::default(),
+            memory,
+        })
+    }
+
+    fn close(&self, mut open: Open, chunks: &Sender<Chunk>) -> Result<(), Failure> {
+        let Some((first_offset, last_offset)) = open.columns.span() else {
+            return Ok(());
+        };
+        let Some(last) = open.columns.last() else {
+            return Ok(());
+        };
+        let tail = Tail {
+            partition: self.range.partition,
+            offset: last.offset,
+            sha256: last.fingerprint(),
+        };
+        let records = open.columns.len() as u64;
+        let body = open
+            .columns
+            .finish()
+            .and_then(columns::encode)
+            .map_err(|error| {
+                Failure::permanent(format!("records cannot be written as Parquet: {error}"))
+            })?;
         let chunk = Chunk {
             first_offset,
             last_offset,
             records,
+            sha256: s3::sha256(&body),
             body: Bytes::from(body),
+            tail,
+            _memory: open.memory,
         };
         // Nobody receives any more once the try has ended.
         chunks.blocking_send(chunk).map_err(|_| stopped())
     }
 
     /// Where to begin: retention may have been faster than the plan.
-    fn start(&self, consumer: &BaseConsumer) -> Result<i64, Failure> {
-        let (low, _) = self.bounds(consumer)?;
+    fn start(&self, low: i64) -> Result<i64, Failure> {
         let start = self.range.start;
         match self.when_deleted {
             _ if low <= start => Ok(start),

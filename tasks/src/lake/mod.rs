@@ -4,7 +4,9 @@
 //! `_manifests/`. Readers read manifests and the parts they name, never listings of data, so a half-written partition does not
 //! exist for them. A key that several partitions hold is one row: the one that was landed last.
 
+pub mod gc;
 mod manifest;
+pub(crate) mod named;
 
 use polars::prelude::*;
 

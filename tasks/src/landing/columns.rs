@@ -1,11 +1,14 @@
 //! Records as columns: the shape of a landed Parquet object, verbatim, and the same bytes for the same records.
 
+use std::cmp::Ordering;
+
 use polars::{polars_utils::compression::ZstdLevel, prelude::*};
 use polars_arrow::{
-    array::{Array, ListArray, MutableBinaryViewArray, StructArray},
+    array::{Array, ListArray, MutableBinaryViewArray, StructArray, ViewType},
     datatypes::{ArrowDataType, Field as ArrowField},
     offset::{Offsets, OffsetsBuffer},
 };
+use sha2::{Digest, Sha256};
 
 /// Offset in the partition, `i64`.
 pub const OFFSET: &str = "offset";
@@ -46,6 +49,30 @@ impl Record<'_> {
             .map(|(name, value)| name.len() + optional(*value))
             .sum();
         (optional(self.key) + optional(self.value) + headers) as u64
+    }
+
+    /// A checksum of all that a record holds beside its offset. A topic that was deleted and created again has another
+    /// one at the same offset.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |bytes: Option<&[u8]>| {
+            // A length before each keeps two records apart whose bytes, joined, are the same; no length is this long.
+            let length = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
+            hash.update(length.to_be_bytes());
+            hash.update(bytes.unwrap_or_default());
+        };
+        add(self
+            .timestamp
+            .map(i64::to_be_bytes)
+            .as_ref()
+            .map(|bytes| &bytes[..]));
+        add(self.key);
+        add(self.value);
+        for (name, value) in &self.headers {
+            add(Some(name.as_bytes()));
+            add(*value);
+        }
+        hex::encode(hash.finalize())
     }
 }
 
@@ -90,6 +117,33 @@ impl Columns {
         Some((*self.offsets.first()?, *self.offsets.last()?))
     }
 
+    /// The record that was added last.
+    pub fn last(&mut self) -> Option<Record<'_>> {
+        let index = self.len().checked_sub(1)?;
+        let pairs = self.header_names.len();
+        let first_pair = pairs.checked_sub(*self.headers_per_record.last()?)?;
+        let valued: Vec<bool> = (first_pair..pairs)
+            .map(|pair| is_set(&mut self.header_values, pair))
+            .collect();
+        let (has_key, has_value) = (
+            is_set(&mut self.keys, index),
+            is_set(&mut self.values, index),
+        );
+        Some(Record {
+            offset: self.offsets[index],
+            timestamp: self.timestamps[index],
+            key: has_key.then(|| self.keys.value(index)),
+            value: has_value.then(|| self.values.value(index)),
+            headers: (first_pair..pairs)
+                .zip(valued)
+                .map(|(pair, valued)| {
+                    let value = valued.then(|| self.header_values.value(pair));
+                    (self.header_names.value(pair), value)
+                })
+                .collect(),
+        })
+    }
+
     /// The records as a frame.
     ///
     /// # Errors
@@ -128,6 +182,10 @@ impl Columns {
     }
 }
 
+fn is_set<T: ViewType + ?Sized>(array: &mut MutableBinaryViewArray<T>, index: usize) -> bool {
+    array.validity().is_none_or(|bits| bits.get(index))
+}
+
 /// The bytes of an object. They depend on nothing but the records: no time, no threads.
 ///
 /// # Errors
@@ -143,6 +201,69 @@ pub fn encode(mut records: DataFrame) -> PolarsResult<Vec<u8>> {
         .set_parallel(false)
         .finish(&mut records)?;
     Ok(body)
+}
+
+/// How two objects with the records of the same stretch of a partition compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// Both hold the same records.
+    Same,
+    /// The first lacks records that the second has: the log was compacted before it was read.
+    Fewer,
+    /// The first has records that the second lacks.
+    More,
+    /// One offset holds two different records, or each has records that the other lacks.
+    Different,
+}
+
+/// The offsets of the first and the last record of an object.
+///
+/// # Errors
+/// The frame does not have the columns of this module.
+pub fn span(records: &DataFrame) -> PolarsResult<Option<(i64, i64)>> {
+    let offsets = offsets(records)?;
+    Ok(offsets.first().copied().zip(offsets.last().copied()))
+}
+
+fn offsets(records: &DataFrame) -> PolarsResult<Vec<i64>> {
+    Ok(records.column(OFFSET)?.i64()?.iter().flatten().collect())
+}
+
+/// Compares two objects' records by offset.
+///
+/// # Errors
+/// A frame does not have the columns of this module.
+pub fn compare(one: &DataFrame, other: &DataFrame) -> PolarsResult<Likeness> {
+    let (lefts, rights) = (offsets(one)?, offsets(other)?);
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let (mut at_left, mut at_right) = (0, 0);
+    while let (Some(one), Some(other)) = (lefts.get(at_left), rights.get(at_right)) {
+        match one.cmp(other) {
+            Ordering::Less => at_left += 1,
+            Ordering::Greater => at_right += 1,
+            Ordering::Equal => {
+                left.push(at_left as IdxSize);
+                right.push(at_right as IdxSize);
+                at_left += 1;
+                at_right += 1;
+            }
+        }
+    }
+    let (left, right) = (
+        IdxCa::from_vec(PlSmallStr::EMPTY, left),
+        IdxCa::from_vec(PlSmallStr::EMPTY, right),
+    );
+    if !one.take(&left)?.equals_missing(&other.take(&right)?) {
+        return Ok(Likeness::Different);
+    }
+    Ok(
+        match (left.len() == one.height(), right.len() == other.height()) {
+            (true, true) => Likeness::Same,
+            (true, false) => Likeness::Fewer,
+            (false, true) => Likeness::More,
+            (false, false) => Likeness::Different,
+        },
+    )
 }
 
 /// The records of an object's bytes, with the columns of this module.
@@ -244,6 +365,53 @@ mod tests {
                 })
                 .collect();
             assert_eq!(found, record.headers);
+        }
+    }
+
+    #[test]
+    fn the_last_record_is_known_by_its_fingerprint() {
+        let mut columns = Columns::default();
+        let mut fingerprints = std::collections::BTreeSet::new();
+        assert_eq!(columns.last(), None);
+        for record in records() {
+            columns.push(&record);
+            assert_eq!(columns.last().as_ref(), Some(&record));
+            fingerprints.insert(record.fingerprint());
+        }
+        let mut contents: Vec<_> = records();
+        contents.iter_mut().for_each(|record| record.offset = 0);
+        contents.sort_by_key(Record::fingerprint);
+        contents.dedup();
+        assert_eq!(fingerprints.len(), contents.len());
+    }
+
+    #[test]
+    fn objects_of_a_compacted_stretch_are_compared_by_offset() {
+        let whole = frame();
+        let fewer = whole
+            .slice(0, 900)
+            .vstack(&whole.slice(950, 50))
+            .expect("one shape");
+        let mut changed = Columns::default();
+        for mut record in records() {
+            if record.offset == 70 {
+                record.value = Some(b"another");
+            }
+            changed.push(&record);
+        }
+        let changed = changed.finish().expect("the columns have one length");
+        for (one, other, likeness) in [
+            (&whole, &whole, Likeness::Same),
+            (&fewer, &whole, Likeness::Fewer),
+            (&whole, &fewer, Likeness::More),
+            (&whole, &changed, Likeness::Different),
+            (
+                &whole.slice(0, 500),
+                &whole.slice(400, 600),
+                Likeness::Different,
+            ),
+        ] {
+            assert_eq!(compare(one, other).expect("both are objects"), likeness);
         }
     }
 

@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::Plan;
+
 /// What one landing holds. Written once, after every object it names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -22,6 +24,21 @@ pub struct Manifest {
     pub records: u64,
     /// Bytes of all objects as they are stored.
     pub bytes: u64,
+    /// The last record of every partition of which one was ever landed: the next landing looks whether it is still
+    /// there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tails: Vec<Tail>,
+}
+
+/// The last record that was landed of one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tail {
+    /// The partition.
+    pub partition: i32,
+    /// The record's offset.
+    pub offset: i64,
+    /// Its fingerprint ([`super::columns::Record::fingerprint`]).
+    pub sha256: String,
 }
 
 /// What was landed of one partition.
@@ -76,7 +93,25 @@ impl Manifest {
             bytes: objects.iter().map(|object| object.bytes).sum(),
             ranges,
             objects,
+            tails: Vec::new(),
         }
+    }
+
+    /// Notes the last record of every partition.
+    #[must_use]
+    pub fn with_tails(mut self, mut tails: Vec<Tail>) -> Self {
+        tails.sort_by_key(|tail| tail.partition);
+        self.tails = tails;
+        self
+    }
+
+    /// Whether this is a landing of that plan. A second try may have begun later where retention deleted records, so
+    /// only what was planned is compared.
+    pub fn carries_out(&self, plan: &Plan) -> bool {
+        let planned = plan.ranges.iter().map(|range| (range.partition, range.end));
+        self.plan_id == plan.plan_id
+            && self.topic == plan.topic
+            && planned.eq(self.ranges.iter().map(|range| (range.partition, range.end)))
     }
 
     /// The manifest as it is stored: the same text for the same content.
@@ -120,14 +155,41 @@ pub fn object_key(
     )
 }
 
+/// Another name for an object whose own name is taken by what must not be used; `again` counts from 1.
+pub fn other_object_key(key: &str, again: u32) -> String {
+    let stem = key.strip_suffix(".parquet").unwrap_or(key);
+    format!("{stem}~{again}.parquet")
+}
+
+/// A new plan's id: a name that no other plan has, and the logical date, so that the id alone tells where the plan's
+/// manifest is.
+pub fn new_plan_id(date: DateTime<Utc>) -> String {
+    format!("{}-{}", uuid::Uuid::new_v4().simple(), stamp(date))
+}
+
 /// The key of a plan's manifest.
 pub fn manifest_key(prefix: &str, date: DateTime<Utc>, plan_id: &str) -> String {
     let short = plan_id.get(..12).unwrap_or(plan_id);
-    format!(
-        "{}{}-{short}.json",
-        manifest_prefix(prefix),
-        date.format("%Y%m%dT%H%M%SZ")
-    )
+    format!("{}{}-{short}.json", manifest_prefix(prefix), stamp(date))
+}
+
+/// The key of the manifest of a plan of which nothing but the id is known; `None` for an id that [`new_plan_id`] did
+/// not make.
+pub fn manifest_key_of(prefix: &str, plan_id: &str) -> Option<String> {
+    let (name, stamp) = plan_id.split_once('-')?;
+    let short = name.get(..12)?;
+    Some(format!("{}{stamp}-{short}.json", manifest_prefix(prefix)))
+}
+
+fn stamp(date: DateTime<Utc>) -> impl std::fmt::Display {
+    date.format("%Y%m%dT%H%M%SZ")
+}
+
+/// Where the manifest is kept whose objects `s3_delete` has deleted, for a manifest below some `_manifests/`.
+pub fn deleted_manifest_key(key: &str) -> Option<String> {
+    let (folder, name) = key.rsplit_once('/')?;
+    let prefix = folder.strip_suffix("_manifests")?;
+    Some(format!("{prefix}_deleted/{name}"))
 }
 
 /// What the keys of all manifests below a prefix begin with.
@@ -214,6 +276,39 @@ mod tests {
         assert_eq!(one.to_json(), other.to_json());
         assert_eq!((one.records, one.bytes), (8, 40));
         assert_eq!(Manifest::from_json(&one.to_json()), Ok(one));
+    }
+
+    #[test]
+    fn the_id_of_a_plan_tells_where_its_manifest_is() {
+        let id = new_plan_id(date());
+        assert_eq!(
+            manifest_key_of("raw/pins", &id),
+            Some(manifest_key("raw/pins", date(), &id))
+        );
+        assert_eq!(manifest_key_of("raw/pins", "0123456789abcdef"), None);
+        assert_eq!(
+            deleted_manifest_key("raw/pins/_manifests/one.json").as_deref(),
+            Some("raw/pins/_deleted/one.json")
+        );
+        assert_eq!(deleted_manifest_key("raw/pins/one.json"), None);
+        assert_eq!(
+            other_object_key("raw/a+0+1-2.parquet", 1),
+            "raw/a+0+1-2~1.parquet"
+        );
+    }
+
+    #[test]
+    fn a_manifest_without_tails_can_be_read() {
+        let manifest = Manifest::new("pins", "plan", date(), Vec::new(), Vec::new());
+        let tail = Tail {
+            partition: 3,
+            offset: 7,
+            sha256: "00".to_owned(),
+        };
+        assert!(!String::from_utf8_lossy(&manifest.to_json()).contains("tails"));
+        let noted = manifest.clone().with_tails(vec![tail]);
+        assert_eq!(Manifest::from_json(&manifest.to_json()), Ok(manifest));
+        assert_eq!(Manifest::from_json(&noted.to_json()), Ok(noted));
     }
 
     #[test]

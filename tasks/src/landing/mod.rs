@@ -15,6 +15,7 @@ pub mod read;
 
 pub use chunk::{ChunkLimits, Chunker, Cut};
 pub use manifest::{
-    LandedObject, LandedRange, Manifest, manifest_key, manifest_prefix, object_key,
+    LandedObject, LandedRange, Manifest, Tail, deleted_manifest_key, manifest_key, manifest_key_of,
+    manifest_prefix, new_plan_id, object_key, other_object_key,
 };
 pub use plan::{Bounds, Plan, PlanError, PlannedRange, WhenDeleted, cursor_name, plan_ranges};

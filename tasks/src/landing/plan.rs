@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::ChunkLimits;
+use super::{ChunkLimits, Tail};
 
 /// What a run lands. Stored before anything is read; every try of the run carries out this very plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Plan {
     pub chunk: ChunkLimits,
     /// One range for every partition of the topic, sorted.
     pub ranges: Vec<PlannedRange>,
+    /// The records that earlier landings ended with. Reading begins by looking whether they are still the same.
+    #[serde(default)]
+    pub tails: Vec<Tail>,
 }
 
 /// What a run lands of one partition.
@@ -92,6 +95,19 @@ pub enum PlanError {
         /// Where the partition ends.
         end: i64,
     },
+    /// The topic holds another record than was landed: it is another topic of the same name.
+    #[error(
+        "offset {offset} of partition {partition} of topic `{topic}` holds another record than was landed from there: \
+         the topic was deleted and created again"
+    )]
+    Replaced {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset of the record that was landed last.
+        offset: i64,
+    },
 }
 
 impl PlanError {
@@ -101,7 +117,7 @@ impl PlanError {
             Self::Deleted { .. } => {
                 "they cannot be read any more; set `when_deleted = \"continue\"` in the task to go on without them"
             }
-            Self::Recreated { .. } => {
+            Self::Recreated { .. } | Self::Replaced { .. } => {
                 "land the new topic under another `prefix`, it has a cursor of its own"
             }
         }
@@ -113,8 +129,9 @@ pub fn cursor_name(topic: &str, bucket: &str, prefix: &str) -> String {
     format!("landing:{topic}→{bucket}/{}", prefix.trim_matches('/'))
 }
 
-/// Decides what to land: from the cursor (a partition without one: from the earliest offset) to the last stable
-/// offset, at most `max_records` offsets in all, shared fairly between the partitions.
+/// Decides what to land: from the cursor to the last stable offset. A topic that was never landed begins at its earliest
+/// offset. A partition that came later began at 0, so what retention deleted of it before this landing is lost as well.
+/// All ranges together hold at most `max_records` offsets, shared fairly between the partitions.
 ///
 /// # Errors
 /// See [`PlanError`].
@@ -133,7 +150,8 @@ pub fn plan_ranges(
     };
     let mut ranges = Vec::with_capacity(bounds.len());
     for bound in bounds {
-        let cursor = cursor.get(&bound.partition).copied().unwrap_or(bound.low);
+        let unknown = if cursor.is_empty() { bound.low } else { 0 };
+        let cursor = cursor.get(&bound.partition).copied().unwrap_or(unknown);
         if cursor > bound.high {
             return Err(recreated(bound.partition, cursor, bound.high));
         }
@@ -225,7 +243,7 @@ mod tests {
         let cursor = BTreeMap::from([(0, 10), (1, 30)]);
         let ranges = plan_ranges(
             "pins",
-            &bounds(&[(0, 25), (5, 30), (7, 9)]),
+            &bounds(&[(0, 25), (5, 30), (0, 9)]),
             &cursor,
             WhenDeleted::Fail,
             None,
@@ -235,9 +253,27 @@ mod tests {
             Ok(vec![
                 range(0, 10, 10, 25),
                 range(1, 30, 30, 30),
-                range(2, 7, 7, 9)
+                range(2, 0, 0, 9)
             ])
         );
+    }
+
+    #[test]
+    fn a_topic_begins_at_its_earliest_offset_and_a_partition_that_came_later_at_zero() {
+        let bounds = bounds(&[(20, 25), (7, 9)]);
+        let first = plan_ranges("pins", &bounds, &BTreeMap::new(), WhenDeleted::Fail, None);
+        assert_eq!(first, Ok(vec![range(0, 20, 20, 25), range(1, 7, 7, 9)]));
+        let cursor = BTreeMap::from([(0, 22)]);
+        let error = plan_ranges("pins", &bounds, &cursor, WhenDeleted::Fail, None);
+        assert_eq!(
+            error,
+            Err(PlanError::Deleted {
+                topic: "pins".to_owned(),
+                deleted: vec![(1, 0, 7)]
+            })
+        );
+        let ranges = plan_ranges("pins", &bounds, &cursor, WhenDeleted::Continue, None);
+        assert_eq!(ranges, Ok(vec![range(0, 22, 22, 25), range(1, 0, 7, 9)]));
     }
 
     #[test]

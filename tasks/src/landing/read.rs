@@ -15,7 +15,15 @@ use crate::{
 /// It does not exist, is no manifest, or the store does not answer.
 pub async fn manifest(store: &ObjectStore, at: &Location) -> Result<Manifest, Failure> {
     let text = store.get(at).await?;
-    Manifest::from_json(&text).map_err(|error| {
+    parse_manifest(&text, at)
+}
+
+/// Reads the text of a manifest that stands at `at`.
+///
+/// # Errors
+/// It is no manifest.
+pub fn parse_manifest(text: &[u8], at: &Location) -> Result<Manifest, Failure> {
+    Manifest::from_json(text).map_err(|error| {
         Failure::permanent(format!("`{at}` is no landing manifest: {error}"))
             .with_hint("give the `manifest` output of a `kafka_to_s3` task")
     })

@@ -17,7 +17,7 @@ use crate::child;
 pub struct Broker {
     child: Child,
     port: u16,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Broker {
@@ -37,11 +37,31 @@ impl Broker {
         let mut broker = Self {
             child,
             port,
-            _folder: folder,
+            folder,
         };
+        broker.wait_until_it_listens();
+        broker
+    }
+
+    /// Kills the broker as a power cut would.
+    pub fn kill(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+
+    /// Starts a killed broker again, on its port and over its records.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        self.child = start(self.port, self.folder.path().join("records.db"));
+        self.wait_until_it_listens();
+    }
+
+    fn wait_until_it_listens(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = broker.child.try_wait().expect("a child of ours");
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.child.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "the embedded broker ended: {ended:?}");
             assert!(
                 Instant::now() < deadline,
@@ -50,7 +70,6 @@ impl Broker {
             // There is no signal to wait for: the broker says nothing when it listens.
             thread::sleep(Duration::from_millis(10));
         }
-        broker
     }
 
     /// `host:port`, as `kafka.brokers` wants it.
@@ -61,8 +80,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
+        self.kill();
     }
 }
 
