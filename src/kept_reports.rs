@@ -45,11 +45,7 @@ impl Reports for KeptReports {
         let Some(format) = Format::read(format) else {
             return Ok(None);
         };
-        let body = self
-            .0
-            .file(report, kept, format)
-            .await
-            .map_err(in_words)?;
+        let body = self.0.file(report, kept, format).await.map_err(in_words)?;
         Ok(body.map(|body| ReportFile {
             content_type: format.content_type(),
             body: body.to_vec(),

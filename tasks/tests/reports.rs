@@ -63,7 +63,10 @@ impl House {
         )
         .and_then(|frame| {
             let time = DataType::Datetime(TimeUnit::Milliseconds, None);
-            frame.lazy().with_column(col("_timestamp").cast(time)).collect()
+            frame
+                .lazy()
+                .with_column(col("_timestamp").cast(time))
+                .collect()
         })
         .expect("the rows form a table");
         let mut body = Vec::new();
@@ -93,6 +96,7 @@ impl House {
             ],
             partition: format!("day-{day}"),
             logical_date: date,
+            run_after: Some(morning(day + 1)),
             landing: "s3://lake/landing".to_owned(),
             ranges: vec![LandedRange {
                 partition: 0,
@@ -229,7 +233,10 @@ async fn a_backfill_answers_as_the_run_would_have_answered_then() {
     ] {
         house.clean(day, first, &rows).await;
         let run = i64::from(day);
-        house.report(day, run, posts()).await.expect("it is written");
+        house
+            .report(day, run, posts())
+            .await
+            .expect("it is written");
         then.push(house.file(day, run, Format::Csv).await);
     }
     assert_eq!(
@@ -242,7 +249,10 @@ async fn a_backfill_answers_as_the_run_would_have_answered_then() {
     );
     for (day, then) in (1..=3).zip(&then) {
         let run = i64::from(day) + 10;
-        house.report(day, run, posts()).await.expect("it is written");
+        house
+            .report(day, run, posts())
+            .await
+            .expect("it is written");
         assert_eq!(&house.file(day, run, Format::Csv).await, then, "day {day}");
         let numbered = |run: i64| format!("\"run\": {run},");
         let first = house.file(day, i64::from(day), Format::Json).await;
@@ -261,9 +271,14 @@ async fn a_run_before_the_first_landing_fails_and_says_why() {
         .report(4, 1, posts())
         .await
         .expect_err("nothing was landed then");
-    assert!(failure.message.contains("s3://lake/clean/pins/"), "{failure}");
     assert!(
-        failure.hint.is_some_and(|hint| hint.contains("later logical dates")),
+        failure.message.contains("s3://lake/clean/pins/"),
+        "{failure}"
+    );
+    assert!(
+        failure
+            .hint
+            .is_some_and(|hint| hint.contains("later logical dates")),
         "the hint tells it from an empty dataset"
     );
 }
@@ -271,22 +286,40 @@ async fn a_run_before_the_first_landing_fails_and_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_is_found_again_with_its_charts() {
     let house = House::new().await;
-    house.clean(1, 0, &[("a", "<art>", 10), ("b", "travel", 20)]).await;
+    house
+        .clean(1, 0, &[("a", "<art>", 10), ("b", "travel", 20)])
+        .await;
     for (day, run) in [(1, 9), (1, 10), (2, 11)] {
-        house.report(day, run, posts()).await.expect("it is written");
+        house
+            .report(day, run, posts())
+            .await
+            .expect("it is written");
     }
     // What somebody else left there is not shown.
     let strange = Location::new("lake", "reports/posts/readme.txt");
     let body = b"hello".to_vec().into();
-    house.store.put(&strange, body, "text/plain").await.expect("it is written");
+    house
+        .store
+        .put(&strange, body, "text/plain")
+        .await
+        .expect("it is written");
 
     let archive = house.archive();
     let kept = archive.list().await.expect("the store answers");
     let runs: Vec<i64> = kept.iter().map(|kept| kept.run_id).collect();
     assert_eq!(runs, [11, 10, 9], "from the newest to the oldest");
-    assert_eq!(kept, archive.runs("posts").await.expect("the store answers"));
+    assert_eq!(
+        kept,
+        archive.runs("posts").await.expect("the store answers")
+    );
     assert_eq!(kept[0].formats.len(), 4);
-    assert!(archive.runs("other").await.expect("the store answers").is_empty());
+    assert!(
+        archive
+            .runs("other")
+            .await
+            .expect("the store answers")
+            .is_empty()
+    );
 
     let written = archive
         .read("posts", &kept[0].folder)
@@ -296,9 +329,15 @@ async fn what_is_kept_is_found_again_with_its_charts() {
     assert_eq!(written.title, "Posts");
     assert_eq!(written.description, "The posts of each category.");
     assert_eq!(written.views, [("known".to_owned(), KNOWN.to_owned())]);
-    assert_eq!(written.answer.rows[0], [json!("<art>"), json!(1), json!(10)]);
+    assert_eq!(
+        written.answer.rows[0],
+        [json!("<art>"), json!(1), json!(10)]
+    );
     let drawn = written.drawn();
-    assert!(drawn.len() == 1 && drawn[0].contains("&lt;art&gt;"), "{drawn:?}");
+    assert!(
+        drawn.len() == 1 && drawn[0].contains("&lt;art&gt;"),
+        "{drawn:?}"
+    );
 
     for (report, run) in [
         ("posts", "20260109T020000Z-r9"),
@@ -306,7 +345,11 @@ async fn what_is_kept_is_found_again_with_its_charts() {
         ("../reports/posts", kept[0].folder.as_str()),
     ] {
         let found = archive.file(report, run, Format::Csv).await;
-        assert_eq!(found.expect("the store is not asked"), None, "{report}/{run}");
+        assert_eq!(
+            found.expect("the store is not asked"),
+            None,
+            "{report}/{run}"
+        );
     }
 }
 
@@ -321,11 +364,20 @@ async fn mistakes_in_views_and_charts_name_their_place() {
         refused.expect_err("it is refused").message
     };
     let unbound = refuse(&|with| with["params"] = json!({})).await;
-    assert!(unbound.contains("view `known`") && unbound.contains("`least`"), "{unbound}");
+    assert!(
+        unbound.contains("view `known`") && unbound.contains("`least`"),
+        "{unbound}"
+    );
     let column = refuse(&|with| with["reports"][0]["charts"][0]["value"] = json!("psots")).await;
-    assert!(column.contains("report `posts`") && column.contains("`psots`"), "{column}");
+    assert!(
+        column.contains("report `posts`") && column.contains("`psots`"),
+        "{column}"
+    );
     let view = "select * from later";
     std::fs::write(house.folder.path().join("known.sql"), view).expect("the file is written");
     let later = refuse(&|_| ()).await;
-    assert!(later.contains("view `known`") && later.contains("`later`"), "{later}");
+    assert!(
+        later.contains("view `known`") && later.contains("`later`"),
+        "{later}"
+    );
 }

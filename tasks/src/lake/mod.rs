@@ -119,7 +119,7 @@ pub async fn scan_up_to(
 ) -> Result<LazyFrame, Failure> {
     let mut partitions = partitions(store, at).await?;
     let all = partitions.len();
-    partitions.retain(|partition| horizon.holds(partition.logical_date));
+    partitions.retain(|partition| horizon.holds(partition.logical_date, partition.run_after));
     let Some(newest) = partitions.last().cloned() else {
         let hint = if all == 0 {
             "run the DAG whose `clean` task writes it, or check the address"

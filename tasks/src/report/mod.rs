@@ -17,9 +17,7 @@ use bytes::Bytes;
 use polars::prelude::PolarsResult;
 use serde_json::{Map, Value, json};
 
-use self::request::{
-    Request, Wanted, check_path, wanted_formats, wanted_reports, wanted_views,
-};
+use self::request::{Request, Wanted, check_path, wanted_formats, wanted_reports, wanted_views};
 use crate::{
     Context, Failure, Field, FieldType, Kind, Outcome, Outputs, Presence, Problem, blocking,
     lake::{Horizon, folder},
@@ -80,7 +78,7 @@ const FIELDS: &[Field] = &[
         name: "datasets",
         field_type: FieldType::TextTable,
         presence: Presence::Required,
-        doc: "The tables that SQL may name, each with the `s3://` prefix of its dataset: `{ pins = \"s3://lake/clean/pins/\" }`. What was landed after the data interval of the run is not seen.",
+        doc: "The tables that SQL may name, each with the `s3://` prefix of its dataset: `{ pins = \"s3://lake/clean/pins/\" }`. What was landed after the run was due is not seen.",
     },
     Field {
         name: "params",

@@ -98,16 +98,14 @@ fn worlds() -> impl Strategy<Value = World> {
         one_of(&["ann", "bob"]),
         0_i32..3,
     )
-        .prop_map(
-            |(id, index, category, followers, poster, partition)| Pin {
-                unique_id: format!("post {id}"),
-                index,
-                category,
-                followers,
-                poster,
-                partition,
-            },
-        );
+        .prop_map(|(id, index, category, followers, poster, partition)| Pin {
+            unique_id: format!("post {id}"),
+            index,
+            category,
+            followers,
+            poster,
+            partition,
+        });
     let place = (
         0_i64..22,
         one_of(&["Chad", "Fiji", "Peru"]),
@@ -267,7 +265,9 @@ impl<'w> Opinion<'w> {
                     pin,
                     country: place.and_then(|place| place.country),
                     year: place.and_then(|place| year(place.at)),
-                    user: users.get(&pin.index).map(|user| (ids[&person(user)], *user)),
+                    user: users
+                        .get(&pin.index)
+                        .map(|user| (ids[&person(user)], *user)),
                 }
             })
             .collect();
@@ -287,7 +287,10 @@ impl<'w> Opinion<'w> {
     }
 
     /// The most popular categories of each group, in the groups' order.
-    fn popular<G: Ord + Clone>(&self, group: impl Fn(&Post<'_>) -> Option<G>) -> Vec<(G, Option<&'static str>, i64)> {
+    fn popular<G: Ord + Clone>(
+        &self,
+        group: impl Fn(&Post<'_>) -> Option<G>,
+    ) -> Vec<(G, Option<&'static str>, i64)> {
         let mut groups: BTreeMap<G, BTreeMap<_, i64>> = BTreeMap::new();
         for post in &self.posts {
             if let Some(group) = group(post) {
@@ -521,7 +524,11 @@ fn pins(world: &World) -> DataFrame {
         numbers("follower_count", &|row| row.followers),
         texts("poster_name", &|row| row.poster.map(str::to_owned)),
     ];
-    frame(world, columns, rows.iter().map(|row| row.partition).collect())
+    frame(
+        world,
+        columns,
+        rows.iter().map(|row| row.partition).collect(),
+    )
 }
 
 fn geo(world: &World) -> DataFrame {
@@ -537,7 +544,11 @@ fn geo(world: &World) -> DataFrame {
             rows.iter().map(|row| row.country).collect::<Vec<_>>(),
         ),
     ];
-    frame(world, columns, rows.iter().map(|row| row.partition).collect())
+    frame(
+        world,
+        columns,
+        rows.iter().map(|row| row.partition).collect(),
+    )
 }
 
 fn users(world: &World) -> DataFrame {
@@ -561,7 +572,11 @@ fn users(world: &World) -> DataFrame {
         ),
         moments("date_joined", rows.iter().map(|row| row.joined)),
     ];
-    frame(world, columns, rows.iter().map(|row| row.partition).collect())
+    frame(
+        world,
+        columns,
+        rows.iter().map(|row| row.partition).collect(),
+    )
 }
 
 /// What the DAG file ships: views and reports, each by name and SQL.
@@ -693,7 +708,12 @@ fn duplicates_orphans_and_ties_do_not_count_twice() {
             pin("d", 1, "art", 5),
         ],
         // Three places of one row: the last counts, once.
-        places: vec![place(1, "Chad"), place(1, "Chad"), place(1, "Peru"), place(2, "Peru")],
+        places: vec![
+            place(1, "Chad"),
+            place(1, "Chad"),
+            place(1, "Peru"),
+            place(2, "Peru"),
+        ],
         // Rows 1 and 2 are one person, row 9 has no post.
         users: vec![user(1, 50), user(2, 50), user(3, 51), user(9, 17)],
         turned: false,
@@ -727,7 +747,11 @@ fn duplicates_orphans_and_ties_do_not_count_twice() {
     );
     assert_eq!(
         answer("followers_per_age_group"),
-        json!([["under 18", 1, 0, null], ["36-50", 1, 1, 30.0], ["50+", 1, 1, 30.0]])
+        json!([
+            ["under 18", 1, 0, null],
+            ["36-50", 1, 1, 30.0],
+            ["50+", 1, 1, 30.0]
+        ])
     );
     assert_eq!(
         answer("users_joined_per_year"),

@@ -241,9 +241,7 @@ pub(super) fn wanted_views(with: &Map<String, Value>) -> Result<Vec<WantedView>,
         }
         check_path(sql).map_err(mistake)?;
         if !names.insert(name) {
-            return Err(mistake(format!(
-                "two datasets or views are named `{name}`"
-            )));
+            return Err(mistake(format!("two datasets or views are named `{name}`")));
         }
         wanted.push(WantedView {
             name: name.to_owned(),

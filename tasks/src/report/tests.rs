@@ -129,7 +129,11 @@ fn charts_are_bars_and_lines_with_names_and_values_as_text() {
     let written = written(&rows, [bars, grouped, lines].map(chart).to_vec());
     let drawn = written.drawn();
     assert_eq!(drawn.len(), 3);
-    assert!(drawn.iter().all(|svg| !svg.contains("<script") && !svg.contains("NaN")));
+    assert!(
+        drawn
+            .iter()
+            .all(|svg| !svg.contains("<script") && !svg.contains("NaN"))
+    );
     insta::assert_snapshot!(drawn.join("\n"));
 }
 
@@ -137,20 +141,38 @@ fn charts_are_bars_and_lines_with_names_and_values_as_text() {
 fn a_chart_is_refused_in_words() {
     for (wrong, told) in [
         (json!("bars"), "a table"),
-        (json!({ "type": "pie", "label": "a", "value": "b" }), "`pie`"),
+        (
+            json!({ "type": "pie", "label": "a", "value": "b" }),
+            "`pie`",
+        ),
         (json!({ "type": "bars", "value": "b" }), "`label`"),
         (json!({ "type": "bars", "label": "a" }), "`value`"),
-        (json!({ "type": "bars", "label": [], "value": "b" }), "`label`"),
-        (json!({ "type": "bars", "label": "a", "value": "b", "colour": "red" }), "`colour`"),
-        (json!({ "type": "bars", "label": "a", "value": "b", "series": 1 }), "`series`"),
+        (
+            json!({ "type": "bars", "label": [], "value": "b" }),
+            "`label`",
+        ),
+        (
+            json!({ "type": "bars", "label": "a", "value": "b", "colour": "red" }),
+            "`colour`",
+        ),
+        (
+            json!({ "type": "bars", "label": "a", "value": "b", "series": 1 }),
+            "`series`",
+        ),
     ] {
         let why = Chart::read(&wrong).expect_err("it is refused");
         assert!(why.contains(told), "{why}");
     }
     let answer = Answer::of(&yearly()).expect("the rows can be read");
     for (wrong, told) in [
-        (json!({ "type": "bars", "label": "yaer", "value": "posts" }), "`yaer`"),
-        (json!({ "type": "bars", "label": "year", "value": "category" }), "`category`"),
+        (
+            json!({ "type": "bars", "label": "yaer", "value": "posts" }),
+            "`yaer`",
+        ),
+        (
+            json!({ "type": "bars", "label": "year", "value": "category" }),
+            "`category`",
+        ),
     ] {
         let why = chart(wrong).fits(&answer).expect_err("it does not fit");
         assert!(why.contains(told), "{why}");
@@ -166,7 +188,8 @@ fn values_below_zero_are_not_drawn() {
 #[test]
 fn the_json_of_a_report_is_read_back_as_it_was() {
     let rows = yearly();
-    let lines = json!({ "type": "lines", "label": ["year"], "value": "posts", "series": "category" });
+    let lines =
+        json!({ "type": "lines", "label": ["year"], "value": "posts", "series": "category" });
     let mut written = written(&rows, vec![chart(lines)]);
     written.params.insert("least".to_owned(), json!(3));
     let body = written.body(Format::Json, &rows).expect("it is written");
@@ -174,10 +197,43 @@ fn the_json_of_a_report_is_read_back_as_it_was() {
     assert_eq!(Written::from_json(b"{}"), None);
 }
 
+/// The examples of the guide and the shipped DAGs.
+#[test]
+fn every_example_of_a_report_is_accepted() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("the file is there");
+    let guide = read("docs/REPORTS.md");
+    let blocks = guide.split("```toml\n").skip(1);
+    let mut files: Vec<String> = blocks
+        .filter_map(|block| Some(block.split_once("```")?.0.to_owned()))
+        .collect();
+    assert_eq!(files.len(), 2, "examples in the guide");
+    files.push(read("dags/pinterest_daily.toml"));
+    files.push(read("dags/pinterest_reports.toml"));
+    for file in files {
+        let table: toml::Table = file.parse().expect("TOML");
+        let task = &table["tasks"]["report"];
+        let with = serde_json::to_value(&task["with"]).expect("JSON");
+        let with = with.as_object().expect("a table");
+        let request = Request::read(with);
+        assert!(request.is_ok(), "{:?}", request.err());
+        for report in wanted_reports(with).expect("the reports are read") {
+            let exists = root.join("dags").join(&report.sql).exists();
+            assert!(
+                exists || report.sql == "reports/joined.sql",
+                "{}",
+                report.sql
+            );
+        }
+    }
+}
+
 #[test]
 fn views_have_names_and_files_and_no_name_twice() {
     let views = |views: Value| {
-        wanted_views(&with(json!({ "datasets": { "pins": "s3://lake/clean/pins/" }, "views": views })))
+        wanted_views(&with(
+            json!({ "datasets": { "pins": "s3://lake/clean/pins/" }, "views": views }),
+        ))
     };
     let good = views(json!([{ "name": "posts", "sql": "reports/views/posts.sql" }]));
     assert_eq!(good.expect("a view").len(), 1);

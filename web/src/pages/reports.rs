@@ -114,6 +114,7 @@ pub(crate) async fn show(
         .ok_or_else(|| {
             missing().hint("a report is shown from its JSON, which this one was written without")
         })?;
+    let shown = steady(shown);
     render(&ReportPage {
         layout: Layout::new("reports", shown.title.clone()),
         kept: runs[place].clone(),
@@ -146,6 +147,27 @@ pub(crate) async fn file(
         ),
     ];
     Ok((headers, file.body).into_response())
+}
+
+/// Without what steers a page or a terminal: titles come from DAG files, cells from whoever posts.
+fn steady(mut shown: ReportShown) -> ReportShown {
+    let columns = shown.columns.iter_mut().map(|column| &mut column.name);
+    let pairs = shown.params.iter_mut().chain(&mut shown.views);
+    let texts = [
+        &mut shown.title,
+        &mut shown.description,
+        &mut shown.dag,
+        &mut shown.sql,
+    ];
+    let all = texts
+        .into_iter()
+        .chain(columns)
+        .chain(pairs.flat_map(|(name, value)| [name, value]))
+        .chain(shown.rows.iter_mut().flatten().flatten());
+    for text in all {
+        *text = plain(text);
+    }
+    shown
 }
 
 pub(crate) fn reports(state: &WebState) -> Result<&dyn Reports, Failure> {
