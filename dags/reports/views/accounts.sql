@@ -2,11 +2,14 @@
 -- One person may stand behind many rows: the same names, age and moment of joining are one user, and `user_id` is the smallest `ind` of that
 -- user. Where a name or the moment is missing nobody can tell people apart, and every row is a user of its own.
 -- An age of 50 belongs to 36-50; 50+ begins with 51. Ages that are missing or negative are `unknown`.
-with latest as (
-  select ind, first_name, last_name, date_joined, case when age >= 0 then age end as age
-  from users
-  qualify row_number() over (partition by ind order by _offset desc, _partition desc) = 1
-)
+with
+  versions as (
+    select
+      ind, first_name, last_name, date_joined, case when age >= 0 then age end as age,
+      row_number() over (partition by ind order by _offset desc, _partition desc) as version
+    from users
+  ),
+  latest as (select * from versions where version = 1)
 select
   ind,
   case

@@ -1,16 +1,20 @@
 -- Posts: one row per `unique_id` in its latest version, with the place and the user of its `index`. Both are joined one to one, so that no
 -- post is counted twice; a post without a place or without a user stays, with nulls.
 with
-  post as (
-    select unique_id, "index" as ind, category, follower_count, poster_name
+  post_versions as (
+    select
+      unique_id, "index" as ind, category, follower_count, poster_name,
+      row_number() over (partition by unique_id order by _offset desc, _partition desc) as version
     from pins
-    qualify row_number() over (partition by unique_id order by _offset desc, _partition desc) = 1
   ),
-  place as (
-    select ind, country, extract(year from "timestamp") as post_year
+  post as (select * from post_versions where version = 1),
+  place_versions as (
+    select
+      ind, country, extract(year from "timestamp") as post_year,
+      row_number() over (partition by ind order by _offset desc, _partition desc) as version
     from geo
-    qualify row_number() over (partition by ind order by _offset desc, _partition desc) = 1
-  )
+  ),
+  place as (select * from place_versions where version = 1)
 select
   post.unique_id,
   post.ind,
