@@ -7,6 +7,7 @@ mod connection_test;
 mod demo;
 mod embedded;
 mod failure;
+mod kept_reports;
 mod logging;
 mod notify;
 mod progress;

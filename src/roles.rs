@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     connection_test::Tester,
     failure::{Failure, Result},
+    kept_reports::KeptReports,
     progress::say,
     registry,
     settings::Settings,
@@ -391,6 +392,8 @@ pub(crate) async fn serve_web(
         state = state.with_check(Arc::new(KafkaCheck(kafka.clone())));
     }
     if let Some(s3) = &settings.s3 {
+        let kept = KeptReports::new(s3, settings.reports_prefix.clone()).await;
+        state = state.with_reports(Arc::new(kept));
         state = state.with_check(Arc::new(S3Check::new(s3).await));
     }
     Ok(pinwheel_web::serve(listener, state, shutdown).await?)

@@ -35,6 +35,8 @@ const MOST_LABELS: usize = 16;
 const LONGEST_LABEL: usize = 63;
 /// Where the shipped DAGs write their datasets.
 const DEFAULT_CLEAN_PREFIX: &str = "s3://lake/clean";
+/// Where the shipped DAGs keep their reports.
+const DEFAULT_REPORTS_PREFIX: &str = "s3://lake/reports";
 /// A worker that died is noticed when its lease is over.
 const LEASE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -128,6 +130,15 @@ pub(crate) struct Flags {
         value_name = "URL"
     )]
     clean_prefix: Option<String>,
+    /// `lake.reports_prefix`: the s3:// prefix below which `report` tasks keep reports [default: s3://lake/reports]
+    #[arg(
+        long = "reports",
+        global = true,
+        hide_short_help = true,
+        env = "PINWHEEL_LAKE_REPORTS_PREFIX",
+        value_name = "URL"
+    )]
+    reports_prefix: Option<String>,
     /// `web.bind`: where the pages and the API listen [default: 127.0.0.1:8080]
     #[arg(
         long,
@@ -271,6 +282,8 @@ pub(crate) struct Settings {
     pub(crate) dags_folder: PathBuf,
     /// Where `clean` tasks write: every dataset has a folder of its name below it.
     pub(crate) clean_prefix: Location,
+    /// Where the pages look for reports: every report has a folder of its name below it.
+    pub(crate) reports_prefix: Location,
     pub(crate) web_bind: SocketAddr,
     /// Where people find the pages; `None` is `web_bind`.
     pub(crate) web_url: Option<String>,
@@ -465,11 +478,21 @@ impl Settings {
                 .clone()
                 .or(file.dags.folder)
                 .unwrap_or_else(|| "dags".into()),
-            clean_prefix: clean_prefix(
+            clean_prefix: prefix(
+                "lake.clean_prefix",
                 flags
                     .clean_prefix
                     .as_deref()
-                    .or(file.lake.clean_prefix.as_deref()),
+                    .or(file.lake.clean_prefix.as_deref())
+                    .unwrap_or(DEFAULT_CLEAN_PREFIX),
+            )?,
+            reports_prefix: prefix(
+                "lake.reports_prefix",
+                flags
+                    .reports_prefix
+                    .as_deref()
+                    .or(file.lake.reports_prefix.as_deref())
+                    .unwrap_or(DEFAULT_REPORTS_PREFIX),
             )?,
             web_bind,
             web_url,
@@ -551,10 +574,9 @@ fn missing(role: &str, name: Name) -> Failure {
     ))
 }
 
-fn clean_prefix(given: Option<&str>) -> Result<Location> {
-    let text = given.unwrap_or(DEFAULT_CLEAN_PREFIX);
+fn prefix(key: &str, text: &str) -> Result<Location> {
     text.parse().map_err(|error: s3::Error| {
-        Failure::invalid(format!("`lake.clean_prefix` is `{text}`: {error}")).hint(error.hint())
+        Failure::invalid(format!("`{key}` is `{text}`: {error}")).hint(error.hint())
     })
 }
 
@@ -751,6 +773,7 @@ struct DagsTable {
 #[serde(default, deny_unknown_fields)]
 struct LakeTable {
     clean_prefix: Option<String>,
+    reports_prefix: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

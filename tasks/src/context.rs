@@ -53,6 +53,13 @@ pub struct Instance {
     pub params: Map<String, Value>,
 }
 
+impl Instance {
+    /// The moment from which the run may run: when its data interval has ended, and not before its logical date.
+    pub fn run_after(&self) -> DateTime<Utc> {
+        self.data_interval_end.max(self.logical_date)
+    }
+}
+
 /// Which stream a log line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -239,3 +239,36 @@ fn the_live_table_agrees_with_the_cleaned_rows() {
     assert_eq!(live.len(), 200);
     assert_eq!(cleaned, live);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reports_of_the_demo_are_pages_with_charts_and_files() {
+    let standalone = tokio::task::block_in_place(|| std::sync::LazyLock::force(&DEMONSTRATED))
+        .standalone
+        .url("");
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("{}{path}", standalone.trim_end_matches('/')))
+            .await
+            .expect("the pages are served");
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.text().await.expect("text")
+    };
+    assert!(get("/reports").await.contains("/reports/media_types/"));
+    let kept: Value =
+        serde_json::from_str(&get("/api/v1/reports/posts_by_category").await).expect("JSON");
+    let kept = kept["reports"].as_array().expect("a list");
+    assert_eq!(kept.len(), 2, "one of each demo");
+    let address = format!(
+        "/reports/posts_by_category/{}",
+        kept[0]["kept"].as_str().expect("a folder")
+    );
+    let page = get(&address).await;
+    assert!(
+        page.contains("<svg") && page.contains("diy-and-crafts"),
+        "{page}"
+    );
+    let csv = get(&format!("{address}/csv")).await;
+    assert!(
+        csv.starts_with("category,posts,median_followers\r\nart,24,"),
+        "{csv}"
+    );
+}

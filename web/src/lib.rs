@@ -13,12 +13,14 @@ mod health;
 mod live;
 mod metrics;
 mod pages;
+mod reports;
 mod routes;
 mod server;
 mod state;
 
 pub use format::{connection_place, plain};
 pub use health::Check;
+pub use reports::{KeptReport, ReportColumn, ReportFile, ReportShown, Reports};
 pub use routes::{Route, routes};
 pub use server::{Error, MetricsOptions, WebOptions, metrics_router, router, serve, serve_metrics};
 pub use state::{Gather, TestConnection, WebState};

@@ -13,7 +13,7 @@ use prometheus::proto::MetricFamily;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Check, failure::Failure, metrics::Metrics};
+use crate::{Check, Reports, failure::Failure, metrics::Metrics};
 
 /// Gives the metrics of one part of the process.
 pub type Gather = Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
@@ -44,6 +44,8 @@ pub struct WebState {
     pub(crate) vault: Vault,
     /// Tries whether a connection works, where the process can.
     pub(crate) connection_test: Option<Arc<dyn TestConnection>>,
+    /// The kept reports, where the process can read them.
+    pub(crate) reports: Option<Arc<dyn Reports>>,
     pub(crate) metrics: Metrics,
     pub(crate) live: Arc<Semaphore>,
     /// The address we serve on; its IP is a good `Host`.
@@ -58,6 +60,7 @@ impl WebState {
         Self {
             vault: Vault::new(store.clone(), Sources::default()),
             connection_test: None,
+            reports: None,
             store,
             changes,
             gather: Arc::new([]),
@@ -94,6 +97,13 @@ impl WebState {
     #[must_use]
     pub fn with_connection_test(mut self, test: Arc<dyn TestConnection>) -> Self {
         self.connection_test = Some(test);
+        self
+    }
+
+    /// Lets people see kept reports.
+    #[must_use]
+    pub fn with_reports(mut self, reports: Arc<dyn Reports>) -> Self {
+        self.reports = Some(reports);
         self
     }
 

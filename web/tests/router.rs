@@ -19,7 +19,10 @@ use pinwheel_scheduler::{
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
 };
 use pinwheel_test_support::postgres::Postgres;
-use pinwheel_web::{Check, TestConnection, WebState, metrics_router, router, routes};
+use pinwheel_web::{
+    Check, KeptReport, ReportColumn, ReportFile, ReportShown, Reports, TestConnection, WebState,
+    metrics_router, router, routes,
+};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -729,6 +732,164 @@ async fn hostile_text_never_becomes_markup() {
             "{path}"
         );
     }
+}
+
+/// One report of two runs, full of what somebody might have posted; or a store that does not answer.
+enum Shelf {
+    Full,
+    Away,
+}
+
+impl Shelf {
+    fn kept(&self) -> Result<Vec<KeptReport>, String> {
+        let run = |day: u32, run_id| KeptReport {
+            report: "posts".to_owned(),
+            kept: format!("202601{day:02}T020000Z-r{run_id}"),
+            logical_date: format!("2026-01-{day:02} 02:00:00 UTC"),
+            run_id,
+            formats: vec!["csv".to_owned(), "html".to_owned()],
+        };
+        match self {
+            Self::Full => Ok(vec![run(2, 8), run(1, 7)]),
+            Self::Away => Err("the store does not answer".to_owned()),
+        }
+    }
+}
+
+#[async_trait]
+impl Reports for Shelf {
+    async fn list(&self) -> Result<Vec<KeptReport>, String> {
+        self.kept()
+    }
+
+    async fn runs(&self, report: &str) -> Result<Vec<KeptReport>, String> {
+        let kept = self.kept()?;
+        Ok(kept
+            .into_iter()
+            .filter(|kept| kept.report == report)
+            .collect())
+    }
+
+    async fn read(&self, report: &str, kept: &str) -> Result<Option<ReportShown>, String> {
+        assert!(
+            report == "posts" && kept.starts_with("202601"),
+            "{report}/{kept}"
+        );
+        Ok(Some(ReportShown {
+            title: HOSTILE.to_owned(),
+            description: HOSTILE.to_owned(),
+            dag: "pins".to_owned(),
+            run_id: 7,
+            logical_date: "then".to_owned(),
+            charts: vec!["<figure><svg></svg></figure>".to_owned()],
+            columns: vec![ReportColumn {
+                name: HOSTILE.to_owned(),
+                is_numeric: false,
+            }],
+            rows: vec![vec![Some(HOSTILE.to_owned())], vec![None]],
+            all_rows: 5,
+            params: vec![("least".to_owned(), HOSTILE.to_owned())],
+            sql: HOSTILE.to_owned(),
+            views: vec![("chosen".to_owned(), HOSTILE.to_owned())],
+        }))
+    }
+
+    async fn file(
+        &self,
+        _report: &str,
+        _kept: &str,
+        format: &str,
+    ) -> Result<Option<ReportFile>, String> {
+        Ok((format == "html").then(|| ReportFile {
+            content_type: "text/html; charset=utf-8",
+            body: HOSTILE.as_bytes().to_vec(),
+        }))
+    }
+}
+
+async fn a_house_with(shelf: Shelf) -> House {
+    let House { store, .. } = House::empty().await;
+    let changes = Changes::listen(&store)
+        .await
+        .expect("Postgres can be listened to");
+    let state = WebState::new(store.clone(), changes).with_reports(Arc::new(shelf));
+    House {
+        store,
+        router: router(state),
+    }
+}
+
+#[tokio::test]
+async fn kept_reports_are_listed_shown_and_saved() {
+    let house = a_house_with(Shelf::Full).await;
+    let newest = "/reports/posts/20260102T020000Z-r8";
+    assert!(
+        house.get("/reports").await.page().contains("r8\""),
+        "the newest is linked"
+    );
+    let runs = house.get("/reports/posts").await.page();
+    assert!(
+        runs.contains("2 runs") && runs.contains("#7") && runs.contains("#8"),
+        "{runs}"
+    );
+    let shown = house.get(newest).await.page();
+    assert!(
+        shown.contains("<svg></svg>") && shown.contains("3 more"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("r7\">Older") && !shown.contains("Newer"),
+        "{shown}"
+    );
+    assert!(
+        !shown.contains("<script") && !shown.contains('\u{202e}'),
+        "{shown}"
+    );
+
+    let file = house.get(&format!("{newest}/html")).await;
+    assert_eq!(file.status, StatusCode::OK);
+    assert_eq!(
+        file.headers["content-disposition"],
+        "attachment; filename=\"posts-20260102T020000Z-r8.html\"",
+        "a page from a bucket is not shown on our address"
+    );
+    assert_eq!(file.headers["x-content-type-options"], "nosniff");
+    for missing in [
+        "/reports/other",
+        "/reports/other/20260102T020000Z-r8",
+        "/reports/posts/20260103T020000Z-r9",
+        "/reports/posts/20260102T020000Z-r8/exe",
+        "/api/v1/reports/other",
+    ] {
+        assert_eq!(
+            house.get(missing).await.status,
+            StatusCode::NOT_FOUND,
+            "{missing}"
+        );
+    }
+    let listed = house.get("/api/v1/reports/posts").await.json();
+    assert_eq!(listed, house.get("/api/v1/reports").await.json());
+    assert_eq!(
+        listed["reports"][1],
+        json!({ "report": "posts", "kept": "20260101T020000Z-r7", "run_id": 7,
+            "files": ["/reports/posts/20260101T020000Z-r7/csv", "/reports/posts/20260101T020000Z-r7/html"] })
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_or_not_configured_is_told_apart() {
+    let away = a_house_with(Shelf::Away).await;
+    let none = House::empty().await;
+    for path in ["/reports/posts", "/api/v1/reports"] {
+        assert_eq!(
+            away.get(path).await.status,
+            StatusCode::BAD_GATEWAY,
+            "{path}"
+        );
+        assert_eq!(none.get(path).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    let page = none.get("/reports").await.page();
+    assert!(page.contains("s3.endpoint"), "{page}");
 }
 
 #[tokio::test]

@@ -523,6 +523,8 @@ impl Kind for Clean {
                 .collect(),
             partition: job.partition.clone(),
             logical_date: job.logical_date,
+            run_after: (job.logical_date == context.instance.logical_date)
+                .then(|| context.instance.run_after()),
             landing: job.from.to_string(),
             ranges: manifest.ranges,
             parts,

@@ -24,6 +24,9 @@ pub struct Partition {
     pub partition: String,
     /// The logical date of the landing.
     pub logical_date: DateTime<Utc>,
+    /// The moment from which the run that landed it could run; unknown where another run has cleaned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_after: Option<DateTime<Utc>>,
     /// The landing's manifest.
     pub landing: String,
     /// The offsets that were landed.

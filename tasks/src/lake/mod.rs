@@ -5,11 +5,13 @@
 //! exist for them. A key that several partitions hold is one row: the one that was landed last.
 
 pub mod gc;
+mod horizon;
 mod manifest;
 pub(crate) mod named;
 
 use polars::prelude::*;
 
+pub use horizon::Horizon;
 pub use manifest::{Counts, Part, Partition, StoredColumn};
 
 use crate::{
@@ -105,11 +107,29 @@ pub async fn partitions(store: &ObjectStore, at: &Location) -> Result<Vec<Partit
 /// # Errors
 /// There is no partition, a part is missing or was changed, or two partitions give a column different types.
 pub async fn scan(store: &ObjectStore, at: &Location) -> Result<LazyFrame, Failure> {
-    let partitions = partitions(store, at).await?;
+    scan_up_to(store, at, Horizon::Everything).await
+}
+
+/// As [`scan`], over the partitions that lie within `horizon` alone: for a key that is in several of them the last of these counts.
+///
+/// # Errors
+/// See [`scan`].
+pub async fn scan_up_to(
+    store: &ObjectStore,
+    at: &Location,
+    horizon: Horizon,
+) -> Result<LazyFrame, Failure> {
+    let mut partitions = partitions(store, at).await?;
+    let all = partitions.len();
+    partitions.retain(|partition| horizon.holds(partition.logical_date, partition.run_after));
     let Some(newest) = partitions.last().cloned() else {
+        let hint = if all == 0 {
+            "run the DAG whose `clean` task writes it, or check the address"
+        } else {
+            "there is some, of landings with later logical dates: a run sees what was landed up to the end of its data interval"
+        };
         return Err(
-            Failure::permanent(format!("there is no cleaned data below `{at}`"))
-                .with_hint("run the DAG whose `clean` task writes it, or check the address"),
+            Failure::permanent(format!("there is no cleaned data below `{at}`")).with_hint(hint),
         );
     };
     let mut parts = Vec::new();

@@ -6,6 +6,7 @@
 mod bind;
 mod check;
 mod render;
+mod tables;
 
 use std::collections::BTreeMap;
 
@@ -14,9 +15,11 @@ use polars::{prelude::*, sql::SQLContext};
 pub use bind::Bindings;
 pub use check::{Checked, check};
 pub use render::{Format, Formulas, render, row_objects, text_of, value_of};
+pub use tables::Tables;
 
 use crate::{
-    Failure, blocking, lake,
+    Failure,
+    lake::Horizon,
     s3::{Location, ObjectStore},
 };
 
@@ -30,34 +33,8 @@ pub async fn run(
     datasets: &BTreeMap<String, Location>,
     sql: &str,
 ) -> Result<DataFrame, Failure> {
-    run_bound(store, datasets, sql, &Bindings::new()).await
-}
-
-/// As [`run`]; `$name` in the statement stands for the value that `bindings` give it.
-///
-/// # Errors
-/// See [`run`]; also a parameter that is not given.
-pub async fn run_bound(
-    store: &ObjectStore,
-    datasets: &BTreeMap<String, Location>,
-    sql: &str,
-    bindings: &Bindings,
-) -> Result<DataFrame, Failure> {
-    let sql = bind::bind(sql, bindings)?;
-    let tables = match check(&sql, datasets.keys().map(String::as_str))? {
-        Checked::Query { tables } => tables,
-        Checked::ShowTables => {
-            let names: Vec<&str> = datasets.keys().map(String::as_str).collect();
-            return DataFrame::new(names.len(), vec![Column::new("name".into(), names)])
-                .map_err(|error| explain(&error));
-        }
-    };
-    let mut frames = Vec::with_capacity(tables.len());
-    for table in tables {
-        let frame = lake::scan(store, &datasets[&table]).await?;
-        frames.push((table, frame));
-    }
-    blocking::run(move || execute(frames, &sql)).await?
+    let mut tables = Tables::new(store, datasets, Horizon::Everything);
+    tables.answer(sql, &Bindings::new()).await
 }
 
 /// Runs a statement that [`check`] has passed over frames by name.

@@ -3,24 +3,34 @@
 //! A report is a SQL file of the DAG folder. This kind reads datasets and writes below its own prefix; it never changes a dataset,
 //! and no value of a run becomes part of the SQL text.
 
+mod answer;
+mod archive;
+mod chart;
 mod page;
+mod request;
+mod written;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Component, Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use polars::prelude::*;
+use polars::prelude::PolarsResult;
 use serde_json::{Map, Value, json};
 
+use self::request::{Request, Wanted, check_path, wanted_formats, wanted_reports, wanted_views};
 use crate::{
     Context, Failure, Field, FieldType, Kind, Outcome, Outputs, Presence, Problem, blocking,
-    lake::folder,
-    query::{self, Bindings, Formulas},
+    lake::{Horizon, folder},
+    query::{Bindings, Tables},
     s3::{Location, ObjectStore},
 };
+
+pub use answer::{Answer, AnswerColumn, grouped, plain};
+pub use archive::{Archive, Kept};
+pub use chart::Chart;
+pub use page::{MOST_ROWS, is_a_name};
+pub use request::Format;
+pub use written::Written;
 
 /// Longer SQL files are refused.
 const MOST_SQL_BYTES: u64 = 256 * 1024;
@@ -43,18 +53,32 @@ const FIELDS: &[Field] = &[
         doc: "The title of the report that `sql` names.",
     },
     Field {
+        name: "charts",
+        field_type: FieldType::Any,
+        presence: Presence::Optional {
+            default: "bars of the first numbers by the first texts",
+        },
+        doc: "The charts of the report that `sql` names: a list of tables with `type` (`bars` or `lines`), `label`, `value` and optionally `series`.",
+    },
+    Field {
         name: "reports",
         field_type: FieldType::Any,
         presence: Presence::Optional {
             default: "`sql` is given instead",
         },
-        doc: "Several reports: a list of tables with `name`, `sql` and optionally `title`.",
+        doc: "Several reports: a list of tables with `name`, `sql` and optionally `title` and `charts`.",
+    },
+    Field {
+        name: "views",
+        field_type: FieldType::Any,
+        presence: Presence::Optional { default: "none" },
+        doc: "SQL files that the reports read as tables: a list of tables with `name` and `sql`. A view may read the datasets and the views before it.",
     },
     Field {
         name: "datasets",
         field_type: FieldType::TextTable,
         presence: Presence::Required,
-        doc: "The tables that SQL may name, each with the `s3://` prefix of its dataset: `{ pins = \"s3://lake/clean/pins/\" }`.",
+        doc: "The tables that SQL may name, each with the `s3://` prefix of its dataset: `{ pins = \"s3://lake/clean/pins/\" }`. What was landed after the run was due is not seen.",
     },
     Field {
         name: "params",
@@ -127,55 +151,60 @@ impl Report {
         &self,
         context: &Context,
         request: &Request,
-        report: &Wanted,
+        views: &[(String, String)],
+        tables: &mut Tables<'_>,
+        wanted: &Wanted,
     ) -> Result<Vec<String>, Failure> {
-        let sql = self.read_sql(&report.sql).await?;
-        let rows = query::run_bound(&self.store, &request.datasets, &sql, &request.params)
-            .await
-            .map_err(|failure| Failure {
-                message: format!("report `{}`: {}", report.name, failure.message),
-                ..failure
-            })?;
         let instance = &context.instance;
-        let written = page::Written {
-            title: report.title.clone(),
+        let name = &wanted.name;
+        let within = |failure: Failure| Failure {
+            message: format!("report `{name}`: {}", failure.message),
+            ..failure
+        };
+        let sql = self.read_sql(&wanted.sql).await?;
+        let rows = tables
+            .answer(&sql, &bindings(&request.params))
+            .await
+            .map_err(within)?;
+        let unreadable =
+            |error| Failure::permanent(format!("report `{name}` cannot be written: {error}"));
+        let answer = Answer::of(&rows).map_err(unreadable)?;
+        for chart in &wanted.charts {
+            chart.fits(&answer).map_err(|why| {
+                within(Failure::permanent(why)).with_hint("`charts` name columns of the answer")
+            })?;
+        }
+        let written = Written {
+            name: name.clone(),
+            title: wanted.title.clone(),
             description: description(&sql),
             sql,
+            views: views.to_vec(),
+            params: request.params.clone(),
             dag_id: instance.dag_id.clone(),
             run_id: instance.run_id,
             logical_date: instance
                 .logical_date
                 .format("%Y-%m-%d %H:%M:%S UTC")
                 .to_string(),
+            charts: wanted.charts.clone(),
+            answer,
         };
         let count = rows.height();
         let formats = request.formats.clone();
-        let name = report.name.clone();
         let bodies: PolarsResult<Vec<(Format, Vec<u8>)>> = blocking::run(move || {
             formats
                 .into_iter()
-                .map(|format| Ok((format, body(format, &name, &written, &rows)?)))
+                .map(|format| Ok((format, written.body(format, &rows)?)))
                 .collect()
         })
         .await?;
-        let bodies = bodies.map_err(|error| {
-            Failure::permanent(format!(
-                "report `{}` cannot be written: {error}",
-                report.name
-            ))
-        })?;
-        let run = format!(
-            "{}-r{}",
-            instance.logical_date.format("%Y%m%dT%H%M%SZ"),
-            instance.run_id
-        );
+        let run = archive::run_folder(instance.logical_date, instance.run_id);
         let mut files = Vec::new();
-        for (format, body) in bodies {
+        for (format, body) in bodies.map_err(unreadable)? {
             let key = format!(
-                "{}{}/{run}/{}.{}",
+                "{}{name}/{run}/{name}.{}",
                 folder(&request.to.key),
-                report.name,
-                report.name,
                 format.word()
             );
             let at = Location::new(&request.to.bucket, key);
@@ -187,13 +216,19 @@ impl Report {
         context
             .log
             .say(format!(
-                "report `{}`: {count} rows, {} files",
-                report.name,
+                "report `{name}`: {count} rows, {} files",
                 files.len()
             ))
             .await;
         Ok(files)
     }
+}
+
+fn bindings(params: &Map<String, Value>) -> Bindings {
+    params
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 #[async_trait]
@@ -216,7 +251,8 @@ impl Kind for Report {
 
     fn check(&self, with: &Map<String, Value>) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if let Err((field, message)) = wanted_reports(with) {
+        let mistakes = [wanted_reports(with).err(), wanted_views(with).err()];
+        for (field, message) in mistakes.into_iter().flatten() {
             problems.push(Problem {
                 field,
                 message,
@@ -253,6 +289,19 @@ impl Kind for Report {
 
     async fn run(&self, context: &Context, with: Map<String, Value>) -> Result<Outcome, Failure> {
         let request = Request::read(&with)?;
+        let horizon = Horizon::of(&context.instance);
+        let mut tables = Tables::new(&self.store, &request.datasets, horizon);
+        let mut views = Vec::with_capacity(request.views.len());
+        for view in &request.views {
+            let sql = self.read_sql(&view.sql).await?;
+            tables
+                .define(&view.name, &sql, &bindings(&request.params))
+                .map_err(|failure| Failure {
+                    message: format!("view `{}`: {}", view.name, failure.message),
+                    ..failure
+                })?;
+            views.push((view.name.clone(), sql));
+        }
         let mut files = Vec::new();
         for report in &request.reports {
             if context.cancel.is_cancelled() {
@@ -260,234 +309,13 @@ impl Kind for Report {
                     "stopped before every report was written",
                 ));
             }
-            files.extend(self.write(context, &request, report).await?);
+            let written = self.write(context, &request, &views, &mut tables, report);
+            files.extend(written.await?);
         }
         Ok(Outcome::Success {
             output: json!({ "reports": request.reports.len(), "files": files }),
         })
     }
-}
-
-/// One report to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
-    name: String,
-    title: String,
-    sql: String,
-}
-
-/// The `with` table, read.
-struct Request {
-    reports: Vec<Wanted>,
-    datasets: BTreeMap<String, Location>,
-    params: Bindings,
-    to: Location,
-    formats: Vec<Format>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Csv,
-    Json,
-    Parquet,
-    Html,
-}
-
-impl Format {
-    const ALL: [Self; 4] = [Self::Csv, Self::Json, Self::Parquet, Self::Html];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Csv => "csv",
-            Self::Json => "json",
-            Self::Parquet => "parquet",
-            Self::Html => "html",
-        }
-    }
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Self::Csv => "text/csv; charset=utf-8",
-            Self::Json => "application/json",
-            Self::Parquet => "application/vnd.apache.parquet",
-            Self::Html => "text/html; charset=utf-8",
-        }
-    }
-}
-
-/// A mistake in the `with` table: the key and the words.
-type Mistake = (Option<String>, String);
-
-impl Request {
-    fn read(with: &Map<String, Value>) -> Result<Self, Failure> {
-        let mistaken = |(_, message): Mistake| Failure::permanent(message);
-        let table = with
-            .get("datasets")
-            .and_then(Value::as_object)
-            .ok_or_else(|| Failure::permanent("`datasets` must be a table"))?;
-        let mut datasets = BTreeMap::new();
-        for (name, address) in table {
-            let address = address.as_str().ok_or_else(|| {
-                Failure::permanent(format!("the address of dataset `{name}` must be a string"))
-            })?;
-            datasets.insert(name.clone(), address.parse::<Location>()?);
-        }
-        let to = with
-            .get("to")
-            .and_then(Value::as_str)
-            .ok_or_else(|| Failure::permanent("`to` must be a string"))?;
-        Ok(Self {
-            reports: wanted_reports(with).map_err(mistaken)?,
-            datasets,
-            params: match with.get("params") {
-                None => Bindings::new(),
-                Some(Value::Object(params)) => params
-                    .iter()
-                    .map(|(name, value)| (name.clone(), value.clone()))
-                    .collect(),
-                Some(_) => return Err(Failure::permanent("`params` must be a table")),
-            },
-            to: to.parse()?,
-            formats: wanted_formats(with).map_err(mistaken)?,
-        })
-    }
-}
-
-fn wanted_reports(with: &Map<String, Value>) -> Result<Vec<Wanted>, Mistake> {
-    let reports = match (with.get("sql"), with.get("reports")) {
-        (Some(_), None) => {
-            let entry: Map<String, Value> = with
-                .iter()
-                .filter(|(key, _)| matches!(key.as_str(), "sql" | "title"))
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect();
-            vec![wanted(&entry)?]
-        }
-        (None, Some(Value::Array(list))) if !list.is_empty() => {
-            let entry = |value: &Value| match value {
-                Value::Object(entry) => wanted(entry),
-                _ => Err((
-                    Some("reports".to_owned()),
-                    "`reports` must be a list of tables".to_owned(),
-                )),
-            };
-            list.iter().map(entry).collect::<Result<_, _>>()?
-        }
-        (None, Some(_)) => {
-            return Err((
-                Some("reports".to_owned()),
-                "`reports` must be a list of tables with at least one".to_owned(),
-            ));
-        }
-        (Some(_), Some(_)) | (None, None) => {
-            return Err((
-                None,
-                "exactly one of `sql` and `reports` must be given".to_owned(),
-            ));
-        }
-    };
-    let mut names = BTreeSet::new();
-    match reports
-        .iter()
-        .find(|report| !names.insert(report.name.clone()))
-    {
-        Some(twice) => Err((
-            Some("reports".to_owned()),
-            format!("two reports are named `{}`", twice.name),
-        )),
-        None => Ok(reports),
-    }
-}
-
-fn wanted(entry: &Map<String, Value>) -> Result<Wanted, Mistake> {
-    let mistake = |message: String| (Some("reports".to_owned()), message);
-    if let Some(key) = entry
-        .keys()
-        .find(|key| !matches!(key.as_str(), "name" | "title" | "sql"))
-    {
-        return Err(mistake(format!(
-            "unknown key `{key}` in a report; the keys are name, title, sql"
-        )));
-    }
-    let text = |key: &str| match entry.get(key) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(mistake(format!("`{key}` of a report must be a string"))),
-    };
-    let sql = text("sql")?.ok_or_else(|| mistake("a report has no `sql`".to_owned()))?;
-    check_path(&sql).map_err(|message| (Some("sql".to_owned()), message))?;
-    let stem = Path::new(&sql)
-        .file_stem()
-        .and_then(|stem| stem.to_str())
-        .unwrap_or_default();
-    let name = text("name")?.unwrap_or_else(|| stem.to_owned());
-    let well_formed = (1..=32).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if !well_formed && !name.contains("{{") {
-        return Err(mistake(format!(
-            "`{}` is no report name: expected letters, digits, `-` and `_`, at most 32",
-            name.escape_debug()
-        )));
-    }
-    Ok(Wanted {
-        title: text("title")?.unwrap_or_else(|| name.clone()),
-        name,
-        sql,
-    })
-}
-
-fn wanted_formats(with: &Map<String, Value>) -> Result<Vec<Format>, Mistake> {
-    let Some(given) = with.get("formats") else {
-        return Ok(Format::ALL.to_vec());
-    };
-    let mistake = |found: &Value| {
-        (
-            Some("formats".to_owned()),
-            format!("unknown format {found}"),
-        )
-    };
-    let Some(list) = given.as_array() else {
-        return Err((
-            Some("formats".to_owned()),
-            "`formats` must be a list".to_owned(),
-        ));
-    };
-    if list.is_empty() {
-        return Err((Some("formats".to_owned()), "`formats` is empty".to_owned()));
-    }
-    list.iter()
-        .filter(|word| !word.as_str().is_some_and(|word| word.contains("{{")))
-        .map(|word| {
-            Format::ALL
-                .into_iter()
-                .find(|format| Some(format.word()) == word.as_str())
-                .ok_or_else(|| mistake(word))
-        })
-        .collect()
-}
-
-/// A SQL file is named by a path that cannot leave the DAG folder.
-fn check_path(path: &str) -> Result<(), String> {
-    let stays_inside = !path.is_empty()
-        && !path.contains('\\')
-        && Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-    if !stays_inside {
-        return Err(format!(
-            "`{}` must be a path below the DAG folder, without `..` and not absolute",
-            path.escape_debug()
-        ));
-    }
-    if Path::new(path)
-        .extension()
-        .is_none_or(|extension| extension != "sql")
-    {
-        return Err(format!("`{}` must name a `.sql` file", path.escape_debug()));
-    }
-    Ok(())
 }
 
 /// The comment at the top of a SQL file says what the report shows.
@@ -502,46 +330,7 @@ fn description(sql: &str) -> String {
         .join(" ")
 }
 
-fn body(
-    format: Format,
-    name: &str,
-    written: &page::Written,
-    rows: &DataFrame,
-) -> PolarsResult<Vec<u8>> {
-    match format {
-        Format::Csv => {
-            Ok(query::render(rows, query::Format::Csv(Formulas::Disarmed))?.into_bytes())
-        }
-        Format::Html => Ok(page::html(written, rows)?.into_bytes()),
-        Format::Parquet => {
-            let mut body = Vec::new();
-            ParquetWriter::new(&mut body)
-                .with_compression(ParquetCompression::Zstd(None))
-                .with_statistics(StatisticsOptions::full())
-                .finish(&mut rows.clone())?;
-            Ok(body)
-        }
-        Format::Json => {
-            let columns: Vec<Value> = rows
-                .columns()
-                .iter()
-                .map(|column| json!({ "name": column.name().as_str(), "type": column.dtype().to_string() }))
-                .collect();
-            let report = json!({
-                "name": name,
-                "title": written.title,
-                "description": written.description,
-                "sql": written.sql,
-                "dag": written.dag_id,
-                "run": written.run_id,
-                "logical_date": written.logical_date,
-                "columns": columns,
-                "rows": query::row_objects(rows)?,
-            });
-            Ok(format!("{report:#}\n").into_bytes())
-        }
-    }
-}
-
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ pub(crate) mod datasets;
 pub(crate) mod input;
 pub(crate) mod notifications;
 pub(crate) mod pools;
+pub(crate) mod reports;
 pub(crate) mod runs;
 pub(crate) mod tasks;
 mod types;
@@ -38,6 +39,7 @@ const ACTOR: &str = "api";
         (name = "Backfills", description = "Ranges of logical dates that are run on purpose"),
         (name = "Tasks", description = "The tasks of a run"),
         (name = "Datasets", description = "What tasks update and DAGs wait for"),
+        (name = "Reports", description = "What tasks have answered"),
         (name = "Pools", description = "How many tasks run at once"),
         (name = "Connections", description = "How to reach services outside"),
         (name = "Variables", description = "Values that templates read"),
@@ -51,6 +53,7 @@ const ACTOR: &str = "api";
         backfills::resume, backfills::cancel,
         tasks::list, tasks::show, tasks::clear, tasks::retry, tasks::why, tasks::set_note, tasks::log, tasks::output, tasks::rendered,
         datasets::list, datasets::events, datasets::push, datasets::of_run,
+        reports::list, reports::runs,
         pools::list, pools::show, pools::set, pools::delete,
         connections::list, connections::show, connections::set, connections::delete, connections::test,
         variables::list, variables::show, variables::set, variables::delete,

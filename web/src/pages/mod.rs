@@ -11,6 +11,7 @@ pub(crate) mod home;
 pub(crate) mod notifications;
 pub(crate) mod pools;
 pub(crate) mod reference;
+pub(crate) mod reports;
 pub(crate) mod run;
 pub(crate) mod runs;
 #[cfg(test)]
