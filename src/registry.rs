@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use pinwheel_tasks::{
-    Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Credentials,
-    S3Settings, Shell, Sql, WaitForFile, WaitForHttp, WaitForSql, Warden,
+    HbasePut, Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Credentials,
+    S3Settings, Shell, Sql, SqlCopy, WaitForFile, WaitForHttp, WaitForSql, Warden,
     clean::Clean,
     dataset::{Catalog, CatalogError},
     light_kinds,
@@ -66,7 +66,7 @@ async fn registry(
 ) -> Result<Registry> {
     let store = ObjectStore::connect(&s3).await;
     let catalog = Arc::new(datasets(folder)?);
-    let own: [Arc<dyn Kind>; 10] = [
+    let own: [Arc<dyn Kind>; 12] = [
         Arc::new(Python::new(shell.clone(), folder)),
         Arc::new(shell),
         Arc::new(Http::default()),
@@ -76,6 +76,8 @@ async fn registry(
         Arc::new(WaitForFile::new(store.clone())),
         Arc::new(KafkaToS3::new(kafka, s3)),
         Arc::new(Clean::new(store.clone(), catalog)),
+        Arc::new(HbasePut::new(store.clone())),
+        Arc::new(SqlCopy::new(store.clone())),
         Arc::new(Report::new(store, folder)),
     ];
     Ok(Registry::new(light_kinds().into_iter().chain(own)))

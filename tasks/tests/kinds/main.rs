@@ -9,6 +9,7 @@ mod hbase;
 mod http;
 mod python;
 mod runs;
+mod secured;
 mod sql;
 mod sql_copy;
 mod until;

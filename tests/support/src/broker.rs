@@ -1,7 +1,8 @@
-//! A broker of a test's own, on a free port, over a temporary folder: the embedded one that the set-up builds, or Apache Kafka when
-//! `PINWHEEL_TEST_KAFKA` is `real`.
+//! An embedded broker of a test's own: the binary that the set-up builds, on a free port, over a temporary file. It is Apache Kafka
+//! when the tests run on real services.
 
 use std::{
+    net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Stdio},
     thread,
@@ -10,23 +11,14 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{
-    child,
-    service::{Service, free_ports, is_real, listens},
-};
+use crate::{child, service};
 
 /// A running broker. It is killed when the value is dropped, and when the test process ends.
 #[derive(Debug)]
 pub struct Broker {
-    running: Running,
+    child: Child,
     port: u16,
     _folder: TempDir,
-}
-
-#[derive(Debug)]
-enum Running {
-    Embedded(Child),
-    Kafka(Service),
 }
 
 impl Broker {
@@ -35,23 +27,22 @@ impl Broker {
     /// # Panics
     /// When it is not built (`make set-up`) or does not start.
     pub fn start() -> Self {
-        if is_real("PINWHEEL_TEST_KAFKA") {
-            return Self::start_kafka(&[]);
-        }
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let [port] = free_ports();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let port = listener
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port();
+        drop(listener);
         let child = start(port, folder.path().join("records.db"));
         let mut broker = Self {
-            running: Running::Embedded(child),
+            child,
             port,
             _folder: folder,
         };
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !listens(port) {
-            let Running::Embedded(child) = &mut broker.running else {
-                unreachable!("it was just made");
-            };
-            let ended = child.try_wait().expect("a child of ours");
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = broker.child.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "the embedded broker ended: {ended:?}");
             assert!(
                 Instant::now() < deadline,
@@ -63,56 +54,6 @@ impl Broker {
         broker
     }
 
-    /// Starts Apache Kafka whatever `PINWHEEL_TEST_KAFKA` says, with variables for `scripts/services/kafka`.
-    ///
-    /// # Panics
-    /// When it is not there (`scripts/services/set-up kafka`) or does not start.
-    pub fn start_kafka(environment: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let [port, controller] = free_ports();
-        let data = folder.path().join("kafka");
-        let arguments = [
-            data.to_str().expect("temporary paths are UTF-8"),
-            &port.to_string(),
-            &controller.to_string(),
-        ];
-        let log = folder.path().join("kafka.log");
-        let mut service = Service::new("kafka", &arguments, environment, log);
-        service.start();
-        service.wait_until("listening", || listens(port));
-        Self {
-            running: Running::Kafka(service),
-            port,
-            _folder: folder,
-        }
-    }
-
-    /// Kills Apache Kafka with SIGKILL.
-    ///
-    /// # Panics
-    /// It is the embedded broker, whose death has tests of its own.
-    pub fn kill(&mut self) {
-        match &mut self.running {
-            Running::Kafka(service) => service.kill(),
-            Running::Embedded(_) => panic!("only Apache Kafka is killed and started again"),
-        }
-    }
-
-    /// Starts Apache Kafka again, on the same port and files, and waits until it listens.
-    ///
-    /// # Panics
-    /// It is the embedded broker, or does not start.
-    pub fn start_again(&mut self) {
-        let port = self.port;
-        match &mut self.running {
-            Running::Kafka(service) => {
-                service.start();
-                service.wait_until("listening", || listens(port));
-            }
-            Running::Embedded(_) => panic!("only Apache Kafka is killed and started again"),
-        }
-    }
-
     /// `host:port`, as `kafka.brokers` wants it.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -121,14 +62,15 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        if let Running::Embedded(child) = &mut self.running {
-            let _ended_already = child.kill();
-            let _reaped = child.wait();
-        }
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 
 fn start(port: u16, file: PathBuf) -> Child {
+    if service::is_real("kafka") {
+        return service::kafka(port, &file);
+    }
     let tools = std::env::var_os("PINWHEEL_TOOLS_DIR").map_or_else(
         || {
             PathBuf::from(concat!(

@@ -4,6 +4,7 @@ pub mod broker;
 pub mod child;
 pub mod durable;
 pub mod hbase;
+pub mod kafka;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod proxy;
@@ -12,3 +13,6 @@ pub mod s3;
 pub mod service;
 #[cfg(feature = "smtp")]
 pub mod smtp;
+#[cfg(feature = "tls")]
+pub mod tls;
+pub mod versity;

@@ -1,5 +1,5 @@
-//! An S3 server of a test's own, on a free port, over a temporary folder: in this process, or versitygw when `PINWHEEL_TEST_S3` is
-//! `real`.
+//! An S3 server of a test's own: in this process, on a free port, over a temporary folder. It is versitygw when the tests run on
+//! real services.
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -11,20 +11,14 @@ use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::service::{Service, free_ports, is_real, listens};
+use crate::versity::Versity;
 
 /// A running server. It ends, and its objects are deleted, when the value is dropped.
 #[derive(Debug)]
 pub struct S3 {
     settings: S3Settings,
     folder: TempDir,
-    running: Running,
-}
-
-#[derive(Debug)]
-enum Running {
-    Here(JoinHandle<()>),
-    Process(Box<Service>),
+    accepting: JoinHandle<()>,
 }
 
 impl S3 {
@@ -33,13 +27,19 @@ impl S3 {
     /// # Panics
     /// When it cannot be started.
     pub async fn start() -> Self {
-        if is_real("PINWHEEL_TEST_S3") {
-            return tokio::task::spawn_blocking(|| Self::start_process(&[]))
-                .await
-                .expect("the S3 server starts");
+        if crate::service::is_real("s3") {
+            let (settings, folder, accepting) = Versity::start().await.forever();
+            return Self {
+                settings,
+                folder,
+                accepting,
+            };
         }
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let credentials = credentials();
+        let credentials = S3Credentials {
+            access_key_id: "test".to_owned(),
+            secret_access_key: "test-secret".to_owned(),
+        };
         let files = FileSystem::new(folder.path()).expect("the folder exists");
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(
@@ -66,52 +66,16 @@ impl S3 {
                 });
             }
         });
+        let settings = S3Settings {
+            endpoint: Some(format!("http://{address}")),
+            region: "us-east-1".to_owned(),
+            credentials: Some(credentials),
+            addressing: S3Addressing::Path,
+        };
         Self {
-            settings: settings(&address.to_string()),
+            settings,
             folder,
-            running: Running::Here(accepting),
-        }
-    }
-
-    /// Starts versitygw whatever `PINWHEEL_TEST_S3` says, with variables for `scripts/services/s3`.
-    ///
-    /// # Panics
-    /// When it is not there (`scripts/services/set-up s3`) or does not start.
-    pub fn start_process(environment: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let [port] = free_ports();
-        let path = folder.path().to_str().expect("temporary paths are UTF-8");
-        // Beside the buckets, which are folders, a file is nobody's.
-        let log = folder.path().join("server.log");
-        let mut service = Service::new("s3", &[path, &port.to_string()], environment, log);
-        service.start();
-        service.wait_until("listening", || listens(port));
-        Self {
-            settings: settings(&format!("127.0.0.1:{port}")),
-            folder,
-            running: Running::Process(Box::new(service)),
-        }
-    }
-
-    /// Kills versitygw with SIGKILL.
-    ///
-    /// # Panics
-    /// The server is in this process.
-    pub fn kill(&mut self) {
-        match &mut self.running {
-            Running::Process(service) => service.kill(),
-            Running::Here(_) => panic!("only versitygw is killed and started again"),
-        }
-    }
-
-    /// Starts versitygw again, on the same port and folder. It listens a moment later.
-    ///
-    /// # Panics
-    /// The server is in this process.
-    pub fn start_again(&mut self) {
-        match &mut self.running {
-            Running::Process(service) => service.start(),
-            Running::Here(_) => panic!("only versitygw is killed and started again"),
+            accepting,
         }
     }
 
@@ -128,24 +92,6 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        if let Running::Here(accepting) = &self.running {
-            accepting.abort();
-        }
-    }
-}
-
-fn credentials() -> S3Credentials {
-    S3Credentials {
-        access_key_id: "test".to_owned(),
-        secret_access_key: "test-secret".to_owned(),
-    }
-}
-
-fn settings(address: &str) -> S3Settings {
-    S3Settings {
-        endpoint: Some(format!("http://{address}")),
-        region: "us-east-1".to_owned(),
-        credentials: Some(credentials()),
-        addressing: S3Addressing::Path,
+        self.accepting.abort();
     }
 }

@@ -16,16 +16,21 @@ use crate::child;
 /// How long a service may take until it answers; two Java machines start slowly on a machine that is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Whether a real service was asked for: the variable's value is `real` under `make test-real`.
-///
-/// # Panics
-/// The variable says something else.
-pub fn is_real(variable: &str) -> bool {
-    match std::env::var(variable) {
-        Err(_) => false,
-        Ok(word) if word == "real" => true,
-        Ok(other) => panic!("{variable} is `{other}`, expected `real`"),
-    }
+/// Whether the tests run on the real service of that name, `kafka` or `s3`: `PINWHEEL_TEST_SERVICES` lists them.
+pub fn is_real(name: &str) -> bool {
+    std::env::var("PINWHEEL_TEST_SERVICES")
+        .is_ok_and(|names| names.split_whitespace().any(|one| one == name))
+}
+
+/// Apache Kafka in the place of the embedded broker: on its port, and in a folder where that has its file.
+pub(crate) fn kafka(port: u16, folder: &Path) -> Child {
+    let [controller] = free_ports();
+    let folder = folder.to_str().expect("temporary paths are UTF-8");
+    let arguments = [folder, &port.to_string(), &controller.to_string()];
+    let log = Path::new(folder).with_extension("log");
+    let mut service = Service::new("kafka", &arguments, &[], log);
+    service.start();
+    service.child.take().expect("it was just started")
 }
 
 /// One process of a service.
