@@ -310,18 +310,20 @@ async fn send(request: RequestBuilder) -> Result<Bytes, Trouble> {
     if status.is_success() {
         return Ok(body);
     }
-    let words = first_line(&body);
+    let words = telling_line(&body);
     Err(match status.as_u16() {
         408 | 429 | 502..=504 => Trouble::Away(format!("it answers {}: {words}", status.as_u16())),
         _ => Trouble::Refused(status, words),
     })
 }
 
-/// The gateway writes a stack trace, page or word; its first line says what it is about.
-fn first_line(body: &[u8]) -> String {
+/// The gateway writes a word such as `Unavailable`, and below it the exception and its stack: the exception says what it is about.
+fn telling_line(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-    line.unwrap_or("no words").chars().take(300).collect()
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let word = lines.next().unwrap_or("no words");
+    let line = lines.next().filter(|line| !line.starts_with("at ")).unwrap_or(word);
+    line.chars().take(300).collect()
 }
 
 fn innermost(error: &reqwest::Error) -> String {

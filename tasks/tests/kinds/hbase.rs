@@ -171,7 +171,7 @@ async fn a_gateway_that_is_silent_or_busy_is_asked_again_until_every_row_is_ackn
     // The one batch that was stored and not acknowledged.
     assert_eq!(stored.values().sum::<u32>(), 105);
     let said = world.said.lock().unwrap().join("\n");
-    assert!(said.contains("it answers 503: Unavailable"), "{said}");
+    assert!(said.contains("it answers 503: java.io.IOException: busy"), "{said}");
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn a_request_that_is_refused_fails_the_try_and_names_its_rows() {
         key(10)
     );
     assert!(failure.message.starts_with(&begin), "{failure}");
-    assert!(failure.message.ends_with("answers 400 Bad Request: Bad request"), "{failure}");
+    assert!(failure.message.ends_with("answers 400 Bad Request: java.lang.IllegalArgumentException"), "{failure}");
     assert_eq!(gateway.stored.lock().unwrap().len(), 10);
     assert_eq!(*gateway.created.lock().unwrap(), 0);
 }
