@@ -88,7 +88,11 @@ impl Cleaned {
     }
 
     /// Opens a part to read `columns` of it.
-    pub(crate) async fn part(&self, part: &Part, columns: &[String]) -> Result<PartReader, Failure> {
+    pub(crate) async fn part(
+        &self,
+        part: &Part,
+        columns: &[String],
+    ) -> Result<PartReader, Failure> {
         let at = Location::new(&self.bucket, &part.key);
         let body = self.store.get(&at).await?;
         let checked = body.clone();
@@ -239,12 +243,24 @@ mod tests {
             .unwrap();
         let tags = Column::new(
             "tags".into(),
-            [Series::new("".into(), ["a", "b"]), Series::new("".into(), [""; 0])],
+            [
+                Series::new("".into(), ["a", "b"]),
+                Series::new("".into(), [""; 0]),
+            ],
         );
         assert_eq!(text(rows.column("text").unwrap(), 0).as_deref(), Some("é"));
-        assert_eq!(text(rows.column("number").unwrap(), 0).as_deref(), Some("-3"));
-        assert_eq!(text(rows.column("truth").unwrap(), 0).as_deref(), Some("true"));
-        assert_eq!(text(rows.column("real").unwrap(), 0).as_deref(), Some("0.5"));
+        assert_eq!(
+            text(rows.column("number").unwrap(), 0).as_deref(),
+            Some("-3")
+        );
+        assert_eq!(
+            text(rows.column("truth").unwrap(), 0).as_deref(),
+            Some("true")
+        );
+        assert_eq!(
+            text(rows.column("real").unwrap(), 0).as_deref(),
+            Some("0.5")
+        );
         assert_eq!(text(&at, 0).as_deref(), Some("2020-08-28T03:52:47Z"));
         assert_eq!(text(&tags, 0).as_deref(), Some(r#"[Some("a"), Some("b")]"#));
         assert_eq!(text(&tags, 1).as_deref(), Some("[]"));

@@ -11,7 +11,11 @@ mod blocking;
 mod branch;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod clean;
-#[cfg(all(feature = "s3", feature = "polars", any(feature = "http", feature = "sql")))]
+#[cfg(all(
+    feature = "s3",
+    feature = "polars",
+    any(feature = "http", feature = "sql")
+))]
 mod cleaned;
 pub mod connections;
 mod context;

@@ -163,7 +163,9 @@ async fn send(producer: &FutureProducer, values: impl IntoIterator<Item = String
 }
 
 fn named(what: &str, count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("{what} {number}")).collect()
+    (0..count)
+        .map(|number| format!("{what} {number}"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,7 +265,10 @@ async fn kafka_and_the_store_are_killed_under_load_and_every_acknowledged_record
     };
     let until_landed = async |more_than: usize| {
         while world.landed().await.len() <= more_than {
-            assert!(!landing.is_finished(), "it ended before anything was killed");
+            assert!(
+                !landing.is_finished(),
+                "it ended before anything was killed"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -282,6 +287,8 @@ async fn kafka_and_the_store_are_killed_under_load_and_every_acknowledged_record
     });
     let _server = server.await.expect("the store starts again");
     landing.await.expect("everything lands");
-    let wanted = (0..RECORDS).map(|number| format!("record {number}")).collect();
+    let wanted = (0..RECORDS)
+        .map(|number| format!("record {number}"))
+        .collect();
     world.assert_landed_once(&wanted).await;
 }

@@ -75,7 +75,10 @@ impl Address {
         if !matches!(base.scheme(), "http" | "https") {
             return Err(refuse());
         }
-        let port = base.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let port = base
+            .port()
+            .map(|port| format!(":{port}"))
+            .unwrap_or_default();
         let called = format!("{}://{host}{port}", base.scheme());
         let login = (!base.username().is_empty()).then(|| {
             let password = base.password().map(percent_decoded);
@@ -83,7 +86,11 @@ impl Address {
         });
         // Neither can fail on an address with a host.
         let _without_login = (base.set_username(""), base.set_password(None));
-        Ok(Self { base, called, login })
+        Ok(Self {
+            base,
+            called,
+            login,
+        })
     }
 
     /// The address that a connection means.
@@ -122,7 +129,9 @@ impl Gateway {
             .redirect(reqwest::redirect::Policy::none())
             .http1_only()
             .build()
-            .map_err(|error| Failure::retryable(format!("the HTTP client cannot be made: {error}")))?;
+            .map_err(|error| {
+                Failure::retryable(format!("the HTTP client cannot be made: {error}"))
+            })?;
         Ok(Self {
             client,
             address,
@@ -160,9 +169,15 @@ impl Gateway {
                         "{} does not answer as an HBase REST gateway: {error}",
                         self.address.called
                     ))
-                    .with_hint("`url` is the address of the REST gateway, not of the master's pages")
+                    .with_hint(
+                        "`url` is the address of the REST gateway, not of the master's pages",
+                    )
                 })?;
-                let there: Vec<&str> = schema.families.iter().map(|one| one.name.as_str()).collect();
+                let there: Vec<&str> = schema
+                    .families
+                    .iter()
+                    .map(|one| one.name.as_str())
+                    .collect();
                 match families.iter().find(|family| !there.contains(*family)) {
                     None => Ok(Table::AlreadyThere),
                     Some(missing) => Err(Failure::permanent(format!(
@@ -190,7 +205,10 @@ impl Gateway {
         families: &[&str],
     ) -> Result<(), Failure> {
         let doing = format!("create table `{table}`");
-        let families: Vec<_> = families.iter().map(|name| json!({ "name": name })).collect();
+        let families: Vec<_> = families
+            .iter()
+            .map(|name| json!({ "name": name }))
+            .collect();
         let schema = Bytes::from(json!({ "name": table, "ColumnSchema": families }).to_string());
         let ask = || {
             self.request(reqwest::Method::POST, &[table, "schema"])
@@ -204,7 +222,12 @@ impl Gateway {
     }
 
     /// Writes encoded rows ([`super::cells`]).
-    pub(super) async fn put(&self, context: &Context, table: &str, rows: &Bytes) -> Result<(), Failure> {
+    pub(super) async fn put(
+        &self,
+        context: &Context,
+        table: &str,
+        rows: &Bytes,
+    ) -> Result<(), Failure> {
         let doing = format!("write rows into table `{table}`");
         let ask = || {
             // The rows name themselves; the path only needs some key.
@@ -283,7 +306,10 @@ impl Gateway {
     }
 
     fn refused(&self, doing: &str, status: StatusCode, words: &str) -> Failure {
-        let message = format!("cannot {doing}: HBase at {} answers {status}: {words}", self.address.called);
+        let message = format!(
+            "cannot {doing}: HBase at {} answers {status}: {words}",
+            self.address.called
+        );
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::permanent(message)
                 .with_hint("check the login of the connection and what it may do"),
@@ -322,7 +348,10 @@ fn telling_line(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let word = lines.next().unwrap_or("no words");
-    let line = lines.next().filter(|line| !line.starts_with("at ")).unwrap_or(word);
+    let line = lines
+        .next()
+        .filter(|line| !line.starts_with("at "))
+        .unwrap_or(word);
     line.chars().take(300).collect()
 }
 

@@ -59,7 +59,12 @@ const ROWS_PER_LINE: u64 = 100_000;
 /// A failure names so many places, and counts the others.
 const PLACES_NAMED: usize = 5;
 
-const fn optional(name: &'static str, field_type: FieldType, default: &'static str, doc: &'static str) -> Field {
+const fn optional(
+    name: &'static str,
+    field_type: FieldType,
+    default: &'static str,
+    doc: &'static str,
+) -> Field {
     Field {
         name,
         field_type,
@@ -75,19 +80,84 @@ const FIELDS: &[Field] = &[
         presence: Presence::Required,
         doc: "The `s3://` address of a cleaned partition: the `manifest` output of a `clean` task",
     },
-    optional("connection", FieldType::Text, "this or `url`", "The REST gateway by the name of a connection of type `hbase`, `http` or `https`"),
-    optional("url", FieldType::Text, "this or `connection`", "The REST gateway, as `http://host:8080`; may be a template"),
-    optional("table", FieldType::Text, "\"pinterest_table\"", "The table, also as `namespace:table`; it is created if it is missing"),
-    optional("row_key", FieldType::Text, "\"unique_id\"", "The column of the dataset whose value is the row's key"),
-    optional("family", FieldType::Text, "\"cf\"", "The column family of columns that name none"),
-    optional("columns", FieldType::TextTable, "the ten columns of the pin table", "HBase's columns and the dataset's columns that they come from, such as `{ followers_count = \"follower_count\" }`; `\"family:name\"` names another family"),
-    optional("null_as", FieldType::Text, "no cell", "The text that is written where a value is null; without it no cell is, and an older value stays"),
-    optional("separator", FieldType::Text, "\",\"", "What stands between the items of a list"),
-    optional("timestamps", FieldType::Text, "\"message\"", "`message`: cells carry the time of the Kafka message, the latest wins; `server`: the time of writing"),
-    optional("connections", FieldType::Integer, "4", "How many requests are under way at once, at most 64"),
-    optional("batch_rows", FieldType::Integer, "500", "How many rows one request writes, at most 10000 and about 2 MiB"),
-    optional("request_timeout", FieldType::Duration, "\"15s\"", "The longest one request may take before it is sent again"),
-    optional("patience", FieldType::Duration, "\"2m\"", "How long a gateway or master that is away is waited for"),
+    optional(
+        "connection",
+        FieldType::Text,
+        "this or `url`",
+        "The REST gateway by the name of a connection of type `hbase`, `http` or `https`",
+    ),
+    optional(
+        "url",
+        FieldType::Text,
+        "this or `connection`",
+        "The REST gateway, as `http://host:8080`; may be a template",
+    ),
+    optional(
+        "table",
+        FieldType::Text,
+        "\"pinterest_table\"",
+        "The table, also as `namespace:table`; it is created if it is missing",
+    ),
+    optional(
+        "row_key",
+        FieldType::Text,
+        "\"unique_id\"",
+        "The column of the dataset whose value is the row's key",
+    ),
+    optional(
+        "family",
+        FieldType::Text,
+        "\"cf\"",
+        "The column family of columns that name none",
+    ),
+    optional(
+        "columns",
+        FieldType::TextTable,
+        "the ten columns of the pin table",
+        "HBase's columns and the dataset's columns that they come from, such as `{ followers_count = \"follower_count\" }`; `\"family:name\"` names another family",
+    ),
+    optional(
+        "null_as",
+        FieldType::Text,
+        "no cell",
+        "The text that is written where a value is null; without it no cell is, and an older value stays",
+    ),
+    optional(
+        "separator",
+        FieldType::Text,
+        "\",\"",
+        "What stands between the items of a list",
+    ),
+    optional(
+        "timestamps",
+        FieldType::Text,
+        "\"message\"",
+        "`message`: cells carry the time of the Kafka message, the latest wins; `server`: the time of writing",
+    ),
+    optional(
+        "connections",
+        FieldType::Integer,
+        "4",
+        "How many requests are under way at once, at most 64",
+    ),
+    optional(
+        "batch_rows",
+        FieldType::Integer,
+        "500",
+        "How many rows one request writes, at most 10000 and about 2 MiB",
+    ),
+    optional(
+        "request_timeout",
+        FieldType::Duration,
+        "\"15s\"",
+        "The longest one request may take before it is sent again",
+    ),
+    optional(
+        "patience",
+        FieldType::Duration,
+        "\"2m\"",
+        "How long a gateway or master that is away is waited for",
+    ),
 ];
 
 const OUTPUTS: Outputs = Outputs::Known(&[
@@ -95,7 +165,10 @@ const OUTPUTS: Outputs = Outputs::Known(&[
     ("created", "whether the table was created"),
     ("rows", "rows that HBase has acknowledged"),
     ("cells", "their cells"),
-    ("empty", "rows without any value to write, which HBase cannot hold"),
+    (
+        "empty",
+        "rows without any value to write, which HBase cannot hold",
+    ),
     ("requests", "requests that wrote rows"),
     ("repeated", "requests that had to be sent again"),
     ("rows_per_s", "rows written per second"),
@@ -214,12 +287,20 @@ impl Mapping {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
         };
-        let (namespace, name) = self.table.split_once(':').unwrap_or(("default", &self.table));
+        let (namespace, name) = self
+            .table
+            .split_once(':')
+            .unwrap_or(("default", &self.table));
         if !is_name(namespace) || !is_name(name) || name.starts_with(['-', '.']) {
             problems.push(Problem {
                 field: Some("table".to_owned()),
-                message: format!("`{}` is no name of an HBase table", self.table.escape_debug()),
-                hint: Some("letters, digits, `_`, `-` and `.`, and a namespace before `:`".to_owned()),
+                message: format!(
+                    "`{}` is no name of an HBase table",
+                    self.table.escape_debug()
+                ),
+                hint: Some(
+                    "letters, digits, `_`, `-` and `.`, and a namespace before `:`".to_owned(),
+                ),
             });
         }
         for (column, _) in &self.columns {
@@ -239,7 +320,11 @@ impl Mapping {
         let mut families: Vec<&str> = self
             .columns
             .iter()
-            .map(|(column, _)| column.split_once(':').map_or(column.as_str(), |(family, _)| family))
+            .map(|(column, _)| {
+                column
+                    .split_once(':')
+                    .map_or(column.as_str(), |(family, _)| family)
+            })
             .collect();
         families.sort_unstable();
         families.dedup();
@@ -303,7 +388,13 @@ impl Mapping {
             }
             (rows, cells) = (rows + 1, cells + own);
             if rows == self.batch_rows || set.len() >= BATCH_BYTES {
-                read.push(Read::Batch(batch(slice, std::mem::take(&mut began), rows, cells, &mut set)));
+                read.push(Read::Batch(batch(
+                    slice,
+                    std::mem::take(&mut began),
+                    rows,
+                    cells,
+                    &mut set,
+                )));
                 (rows, cells) = (0, 0);
             }
         }
@@ -327,7 +418,13 @@ impl Mapping {
     }
 }
 
-fn batch(slice: &Slice, (first_row, first_key): (usize, String), rows: usize, cells: u64, set: &mut CellSet) -> Batch {
+fn batch(
+    slice: &Slice,
+    (first_row, first_key): (usize, String),
+    rows: usize,
+    cells: u64,
+    set: &mut CellSet,
+) -> Batch {
     Batch {
         part: slice.part.clone(),
         first_row,
@@ -433,7 +530,10 @@ fn per_second(rows: u64, began: Instant) -> u64 {
 
 /// The failure of a try that has stored a part.
 fn incomplete(lost: Lost, stored: &Stored, wanted: u64, table: &str) -> Failure {
-    let Lost { failure, mut places } = lost;
+    let Lost {
+        failure,
+        mut places,
+    } = lost;
     let others = places.len().saturating_sub(PLACES_NAMED);
     places.truncate(PLACES_NAMED);
     let mut named = places.join(", ");
@@ -539,22 +639,35 @@ impl Kind for HbasePut {
         if let Some(url) = written("url")
             && let Err(failure) = Address::parse(url)
         {
-            report(Some("url"), &failure.message, &failure.hint.unwrap_or_default());
+            report(
+                Some("url"),
+                &failure.message,
+                &failure.hint.unwrap_or_default(),
+            );
         }
         if let Some(Err((message, hint))) = written("timestamps").map(timestamps) {
             report(Some("timestamps"), &message, hint);
         }
-        for (field, most) in [("connections", MOST_CONNECTIONS), ("batch_rows", MOST_BATCH_ROWS)] {
+        for (field, most) in [
+            ("connections", MOST_CONNECTIONS),
+            ("batch_rows", MOST_BATCH_ROWS),
+        ] {
             if let Some(Value::Number(_)) = with.get(field)
                 && let Err(failure) = within(Given::new(with), field, 1, most)
             {
-                report(Some(field), &failure.message, "leave it out for the default");
+                report(
+                    Some(field),
+                    &failure.message,
+                    "leave it out for the default",
+                );
             }
         }
         // What is still a template is judged when it is rendered.
         let known: Map<String, Value> = with
             .iter()
-            .filter(|(field, value)| matches!(field.as_str(), "table" | "family" | "columns") && is_written(value))
+            .filter(|(field, value)| {
+                matches!(field.as_str(), "table" | "family" | "columns") && is_written(value)
+            })
             .map(|(field, value)| (field.clone(), value.clone()))
             .collect();
         if let Ok(mapping) = Mapping::unchecked(Given::new(&known)) {
@@ -582,11 +695,16 @@ impl Kind for HbasePut {
         )?;
         let cleaned = Cleaned::open(&self.store, &from).await?;
         cleaned.check_columns("row_key", [mapping.row_key.as_str()])?;
-        cleaned.check_columns("columns", mapping.columns.iter().map(|(_, source)| source.as_str()))?;
+        cleaned.check_columns(
+            "columns",
+            mapping.columns.iter().map(|(_, source)| source.as_str()),
+        )?;
         let wanted = cleaned.rows();
 
         let table = mapping.table.as_str();
-        let found = gateway.ensure_table(context, table, &mapping.families()).await?;
+        let found = gateway
+            .ensure_table(context, table, &mapping.families())
+            .await?;
         let created = found == Table::Created;
         let line = format!(
             "writing {wanted} rows of dataset `{}`, partition `{}`, into {}table `{table}` at {}",
@@ -607,7 +725,10 @@ impl Kind for HbasePut {
         );
         let ended = match (writing, reading) {
             (Err(lost), _) => Err(lost),
-            (Ok(()), Err(failure)) => Err(Lost { failure, places: Vec::new() }),
+            (Ok(()), Err(failure)) => Err(Lost {
+                failure,
+                places: Vec::new(),
+            }),
             (Ok(()), Ok(())) => Ok(()),
         };
         ended.map_err(|lost| incomplete(lost, &stored, wanted, table))?;

@@ -174,19 +174,25 @@ impl Job<'_> {
         let counted = transaction
             .fetch_one(AssertSqlSafe(upsert).into_sql_str())
             .await
-            .map_err(|error| match error.as_database_error().and_then(|refused| refused.code()) {
-                Some(code) if code == "21000" => Failure::permanent(format!(
-                    "the partition has two rows with the same {}", self.key.join(", ")
-                ))
-                .with_hint("`key` must be as fine as the dataset's key"),
-                _ => explain(&error),
+            .map_err(|error| {
+                match error.as_database_error().and_then(|refused| refused.code()) {
+                    Some(code) if code == "21000" => Failure::permanent(format!(
+                        "the partition has two rows with the same {}",
+                        self.key.join(", ")
+                    ))
+                    .with_hint("`key` must be as fine as the dataset's key"),
+                    _ => explain(&error),
+                }
             })?;
         let count = |name: &str| {
             let number: i64 = counted.try_get(name).map_err(|error| explain(&error))?;
             Ok::<_, Failure>(u64::try_from(number).unwrap_or_default())
         };
         let (inserted, updated) = (count("inserted")?, count("updated")?);
-        transaction.commit().await.map_err(|error| explain(&error))?;
+        transaction
+            .commit()
+            .await
+            .map_err(|error| explain(&error))?;
         Ok(Copied {
             created,
             rows,
@@ -219,7 +225,12 @@ impl Job<'_> {
         }
         let mut columns = Vec::new();
         for (name, source) in self.columns {
-            let stored = self.cleaned.partition.columns.iter().find(|column| column.name == *source);
+            let stored = self
+                .cleaned
+                .partition
+                .columns
+                .iter()
+                .find(|column| column.name == *source);
             let type_name = match stored.map(|column| lake::data_type(column.column_type)) {
                 Some(DataType::Boolean) => "boolean",
                 Some(DataType::Int64) => "bigint",
@@ -247,8 +258,13 @@ impl Job<'_> {
         let mut targets = Vec::new();
         for (name, source) in self.columns {
             let Some((_, type_name)) = types.iter().find(|(known, _)| known == name) else {
-                return Err(Failure::permanent(format!("table {table} has no column `{name}`"))
-                    .with_hint(format!("its columns are {known}; `columns` says which of them are written")));
+                return Err(
+                    Failure::permanent(format!("table {table} has no column `{name}`")).with_hint(
+                        format!(
+                            "its columns are {known}; `columns` says which of them are written"
+                        ),
+                    ),
+                );
             };
             targets.push(Target {
                 name: name.clone(),
@@ -260,7 +276,12 @@ impl Job<'_> {
     }
 
     /// Sends every row; the server reads each value as the type that the table's column has.
-    async fn copy(&self, connection: &mut PgConnection, targets: &[Target], names: &str) -> Result<u64, Failure> {
+    async fn copy(
+        &self,
+        connection: &mut PgConnection,
+        targets: &[Target],
+        names: &str,
+    ) -> Result<u64, Failure> {
         let explain = |error: &sqlx::Error| self.place.explain("", error);
         let statement = format!("copy {COPIED} ({names}) from stdin");
         let mut copying = connection
@@ -268,7 +289,8 @@ impl Job<'_> {
             .await
             .map_err(|error| explain(&error))?;
         let sources: Vec<String> = {
-            let mut sources: Vec<String> = targets.iter().map(|target| target.source.clone()).collect();
+            let mut sources: Vec<String> =
+                targets.iter().map(|target| target.source.clone()).collect();
             sources.sort_unstable();
             sources.dedup();
             sources
@@ -294,7 +316,10 @@ impl Job<'_> {
     fn upsert(&self, targets: &[Target], names: &str) -> String {
         let table = self.table.quoted();
         let key = list(self.key.iter().map(|name| quoted(name)));
-        let others: Vec<&Target> = targets.iter().filter(|target| !self.key.contains(&target.name)).collect();
+        let others: Vec<&Target> = targets
+            .iter()
+            .filter(|target| !self.key.contains(&target.name))
+            .collect();
         let action = if others.is_empty() {
             "do nothing".to_owned()
         } else {
@@ -352,7 +377,9 @@ fn encode(slice: &Slice, targets: &[Target]) -> PolarsResult<Vec<Vec<u8>>> {
             match cleaned::value(column, row)? {
                 None => text.push_str("\\N"),
                 Some(cleaned::Value::One(value)) => escape(&value, &mut text),
-                Some(cleaned::Value::Many(items)) => escape(&many(items, &target.type_name), &mut text),
+                Some(cleaned::Value::Many(items)) => {
+                    escape(&many(items, &target.type_name), &mut text)
+                }
             }
         }
         text.push('\n');
@@ -425,14 +452,20 @@ impl Kind for SqlCopy {
             let hint = failure.hint.unwrap_or_default();
             problems.push(problem(Some("table"), &failure.message, &hint));
         }
-        if with.get("key").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+        if with
+            .get("key")
+            .and_then(Value::as_array)
+            .is_some_and(Vec::is_empty)
+        {
             problems.push(problem(
                 Some("key"),
                 "`key` is empty",
                 "leave it out for the dataset's key, or name the columns",
             ));
         }
-        if let (Some(Value::Array(key)), Some(Value::Object(columns))) = (with.get("key"), with.get("columns")) {
+        if let (Some(Value::Array(key)), Some(Value::Object(columns))) =
+            (with.get("key"), with.get("columns"))
+        {
             for name in key.iter().filter_map(Value::as_str) {
                 if !name.contains("{{") && !columns.contains_key(name) {
                     problems.push(problem(
@@ -470,11 +503,16 @@ impl Kind for SqlCopy {
                 .find(|(_, source)| source == dataset_key)
                 .map(|(name, _)| vec![name.clone()])
                 .ok_or_else(|| {
-                    Failure::permanent(format!("no column comes from `{dataset_key}`, the dataset's key"))
-                        .with_hint("add it to `columns`, or say by `key` what tells a row from another")
+                    Failure::permanent(format!(
+                        "no column comes from `{dataset_key}`, the dataset's key"
+                    ))
+                    .with_hint("add it to `columns`, or say by `key` what tells a row from another")
                 })?,
         };
-        if let Some(unknown) = key.iter().find(|name| !columns.iter().any(|(column, _)| column == *name)) {
+        if let Some(unknown) = key
+            .iter()
+            .find(|name| !columns.iter().any(|(column, _)| column == *name))
+        {
             return Err(Failure::permanent(format!(
                 "`key` names `{unknown}`, which `columns` does not write"
             )));
@@ -547,7 +585,10 @@ mod tests {
 
     #[test]
     fn a_name_is_quoted_and_never_becomes_sql() {
-        assert_eq!(Name::read("s.t x").expect("a name").quoted(), r#""s"."t x""#);
+        assert_eq!(
+            Name::read("s.t x").expect("a name").quoted(),
+            r#""s"."t x""#
+        );
         assert!(Name::read("t\"; drop table u; --").is_err());
         assert!(Name::read("a.b.c").is_err());
         assert_eq!(quoted("a\"b"), r#""a""b""#);

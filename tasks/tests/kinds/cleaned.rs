@@ -38,7 +38,10 @@ impl Lake {
     pub(crate) async fn clean(&self, plan: &str, first: i64, pins: &[Value]) -> String {
         let day = date("2026-01-01T02:00:00Z");
         let mut records = Columns::default();
-        let messages: Vec<Vec<u8>> = pins.iter().map(|pin| pin.to_string().into_bytes()).collect();
+        let messages: Vec<Vec<u8>> = pins
+            .iter()
+            .map(|pin| pin.to_string().into_bytes())
+            .collect();
         for (offset, message) in (first..).zip(&messages) {
             records.push(&Record {
                 offset,
@@ -70,7 +73,10 @@ impl Lake {
         let manifest = Manifest::new("pins", plan, day, vec![range], vec![object]);
         let at = Location::new("lake", manifest_key("landing/pins", day, plan));
         let text = manifest.to_json();
-        self.store.put(&at, text.into(), "application/json").await.unwrap();
+        self.store
+            .put(&at, text.into(), "application/json")
+            .await
+            .unwrap();
         let datasets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dags/datasets");
         let catalog = Arc::new(Catalog::load(datasets).unwrap_or_else(|error| panic!("{error}")));
         let kind = Clean::new(self.store.clone(), catalog);

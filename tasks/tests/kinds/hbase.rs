@@ -65,7 +65,10 @@ async fn schema(State(this): State<Arc<StandIn>>) -> (StatusCode, String) {
         None => (StatusCode::NOT_FOUND, "Not found\r\n".to_owned()),
         Some(families) => {
             let families: Vec<Value> = families.iter().map(|name| json!({"name": name})).collect();
-            (StatusCode::OK, json!({"name": "t", "ColumnSchema": families}).to_string())
+            (
+                StatusCode::OK,
+                json!({"name": "t", "ColumnSchema": families}).to_string(),
+            )
         }
     }
 }
@@ -79,13 +82,20 @@ async fn create(State(this): State<Arc<StandIn>>, _: Path<String>) -> StatusCode
 async fn write(State(this): State<Arc<StandIn>>, body: Bytes) -> (StatusCode, &'static str) {
     let fault = {
         let mut faults = this.faults.lock().unwrap();
-        if faults.is_empty() { Fault::None } else { faults.remove(0) }
+        if faults.is_empty() {
+            Fault::None
+        } else {
+            faults.remove(0)
+        }
     };
     let rows = rows(&body);
     if let Some(refused) = &this.refused
         && rows.contains(refused)
     {
-        return (StatusCode::BAD_REQUEST, "Bad request\r\njava.lang.IllegalArgumentException");
+        return (
+            StatusCode::BAD_REQUEST,
+            "Bad request\r\njava.lang.IllegalArgumentException",
+        );
     }
     let keep = || {
         let mut stored = this.stored.lock().unwrap();
@@ -101,7 +111,10 @@ async fn write(State(this): State<Arc<StandIn>>, body: Bytes) -> (StatusCode, &'
             std::future::pending().await
         }
         Fault::Status(status) => {
-            return (StatusCode::from_u16(status).unwrap(), "Unavailable\r\njava.io.IOException: busy");
+            return (
+                StatusCode::from_u16(status).unwrap(),
+                "Unavailable\r\njava.io.IOException: busy",
+            );
         }
     }
     (StatusCode::OK, "")
@@ -160,7 +173,12 @@ async fn a_gateway_that_is_silent_or_busy_is_asked_again_until_every_row_is_ackn
     let world = World::new();
     let done = output(world.run(&kind(&lake.store), with(&from, &url)).await);
     assert_eq!(
-        (&done["rows"], &done["requests"], &done["repeated"], &done["created"]),
+        (
+            &done["rows"],
+            &done["requests"],
+            &done["repeated"],
+            &done["created"]
+        ),
         (&json!(95), &json!(10), &json!(5), &json!(true)),
         "{done}"
     );
@@ -171,7 +189,10 @@ async fn a_gateway_that_is_silent_or_busy_is_asked_again_until_every_row_is_ackn
     // The one batch that was stored and not acknowledged.
     assert_eq!(stored.values().sum::<u32>(), 105);
     let said = world.said.lock().unwrap().join("\n");
-    assert!(said.contains("it answers 503: java.io.IOException: busy"), "{said}");
+    assert!(
+        said.contains("it answers 503: java.io.IOException: busy"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -186,14 +207,22 @@ async fn a_request_that_is_refused_fails_the_try_and_names_its_rows() {
     let (gateway, url) = gateway.serve().await;
     let mut with = with(&from, &url);
     with["connections"] = json!(1);
-    let failure = World::new().run(&kind(&lake.store), with).await.unwrap_err();
+    let failure = World::new()
+        .run(&kind(&lake.store), with)
+        .await
+        .unwrap_err();
     assert_eq!(failure.class, FailureClass::Permanent);
     let begin = format!(
         "10 of 40 rows are stored in table `pinterest_table`; not acknowledged are 10 rows from row 11 (`{}`) of `s3://lake/clean/pins/",
         key(10)
     );
     assert!(failure.message.starts_with(&begin), "{failure}");
-    assert!(failure.message.ends_with("answers 400 Bad Request: java.lang.IllegalArgumentException"), "{failure}");
+    assert!(
+        failure
+            .message
+            .ends_with("answers 400 Bad Request: java.lang.IllegalArgumentException"),
+        "{failure}"
+    );
     assert_eq!(gateway.stored.lock().unwrap().len(), 10);
     assert_eq!(*gateway.created.lock().unwrap(), 0);
 }
@@ -211,7 +240,10 @@ async fn patience_ends_and_says_what_is_stored() {
     let mut with = with(&from, &url);
     with["connections"] = json!(1);
     with["patience"] = json!("1s");
-    let failure = World::new().run(&kind(&lake.store), with).await.unwrap_err();
+    let failure = World::new()
+        .run(&kind(&lake.store), with)
+        .await
+        .unwrap_err();
     assert_eq!(failure.class, FailureClass::Retryable);
     assert!(failure.message.starts_with("10 of 30 rows are stored in table `pinterest_table`; not acknowledged are 10 rows from row 11"), "{failure}");
     assert!(failure.message.contains("has been away for"), "{failure}");
@@ -223,9 +255,17 @@ async fn a_gateway_that_is_not_there_is_retryable_and_named() {
     let from = lake.clean("p", 0, &pins(1)).await;
     let mut with = with(&from, "http://user:hunter2@127.0.0.1:1");
     with["patience"] = json!("1s");
-    let failure = World::new().run(&kind(&lake.store), with).await.unwrap_err();
+    let failure = World::new()
+        .run(&kind(&lake.store), with)
+        .await
+        .unwrap_err();
     assert_eq!(failure.class, FailureClass::Retryable);
-    assert!(failure.message.contains("HBase at http://127.0.0.1:1 has been away"), "{failure}");
+    assert!(
+        failure
+            .message
+            .contains("HBase at http://127.0.0.1:1 has been away"),
+        "{failure}"
+    );
     assert!(!failure.message.contains("hunter2"), "{failure}");
 }
 
@@ -242,7 +282,10 @@ async fn a_table_that_lacks_the_family_is_left_as_it_is() {
         .run(&kind(&lake.store), with(&from, &url))
         .await
         .unwrap_err();
-    assert_eq!(failure.message, "table `pinterest_table` has no column family `cf`");
+    assert_eq!(
+        failure.message,
+        "table `pinterest_table` has no column family `cf`"
+    );
     assert!(failure.hint.unwrap().starts_with("its families are other"));
     assert_eq!(*gateway.created.lock().unwrap(), 0);
     assert!(gateway.stored.lock().unwrap().is_empty());
@@ -289,9 +332,8 @@ async fn mistakes_are_found_when_the_file_is_read_or_named_when_it_runs() {
 /// All rows of a real table: column and value by row.
 async fn read_back(hbase: &HBase, table: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    let plain = |text: &Value| {
-        String::from_utf8(STANDARD.decode(text.as_str().unwrap()).unwrap()).unwrap()
-    };
+    let plain =
+        |text: &Value| String::from_utf8(STANDARD.decode(text.as_str().unwrap()).unwrap()).unwrap();
     let client = reqwest::Client::new();
     let answer = client
         .get(format!("{}/{table}/*", hbase.url()))
@@ -334,7 +376,11 @@ async fn a_real_hbase_holds_every_row_as_text_and_the_latest_message_wins() {
     first[7]["description"] = json!("No description available");
     let older = lake.clean("older", 0, &first).await;
     let done = put(&older, json!({})).await;
-    assert_eq!((&done["rows"], &done["created"], &done["requests"]), (&json!(1_200), &json!(true), &json!(3)), "{done}");
+    assert_eq!(
+        (&done["rows"], &done["created"], &done["requests"]),
+        (&json!(1_200), &json!(true), &json!(3)),
+        "{done}"
+    );
     assert_eq!(done["cells"], 12_000 - 1);
     let found = read_back(&hbase, "pinterest_table").await;
     assert_eq!(found.len(), 1_200);
@@ -343,11 +389,20 @@ async fn a_real_hbase_holds_every_row_as_text_and_the_latest_message_wins() {
         ("cf:title", "25 Súper \"Fun\" Summer\tCrafts, number 42"),
         ("cf:followers_count", "124000"),
         ("cf:index", "42"),
-        ("cf:tag_list", "Summer Crafts For Kids,Fun Crafts For Kids,Summer Kids,Toddler Crafts"),
-        ("cf:description", "Keep the kids busy this summer with these easy diy crafts and projects. Creative and…"),
+        (
+            "cf:tag_list",
+            "Summer Crafts For Kids,Fun Crafts For Kids,Summer Kids,Toddler Crafts",
+        ),
+        (
+            "cf:description",
+            "Keep the kids busy this summer with these easy diy crafts and projects. Creative and…",
+        ),
         ("cf:downloaded", "true"),
         ("cf:is_image_or_video", "image"),
-        ("cf:image_src", "https://i.pinimg.com/originals/b3/bc/e2/b3bce2964e8c8975387b39660eed5f16.jpg"),
+        (
+            "cf:image_src",
+            "https://i.pinimg.com/originals/b3/bc/e2/b3bce2964e8c8975387b39660eed5f16.jpg",
+        ),
         ("cf:save_location", "/data/diy-and-crafts"),
     ]
     .map(|(column, value)| (column.to_owned(), value.to_owned()))
@@ -379,7 +434,10 @@ async fn a_real_hbase_holds_every_row_as_text_and_the_latest_message_wins() {
     assert_eq!(found.len(), 1_200);
     assert_eq!(found["7"]["n:about"], "-");
     assert_eq!(found["7"]["m:id"], key(7));
-    assert_eq!(found["7"]["m:tags"], "Summer Crafts For Kids | Fun Crafts For Kids | Summer Kids | Toddler Crafts");
+    assert_eq!(
+        found["7"]["m:tags"],
+        "Summer Crafts For Kids | Fun Crafts For Kids | Summer Kids | Toddler Crafts"
+    );
 }
 
 #[tokio::test]
@@ -398,7 +456,10 @@ async fn a_real_hbase_that_is_killed_under_load_loses_no_row() {
     // Once it writes, first the master dies and then the gateway.
     let said = async |words: &str| {
         while !world.said.lock().unwrap().join("\n").contains(words) {
-            assert!(!writing.is_finished(), "it ended before anything was killed");
+            assert!(
+                !writing.is_finished(),
+                "it ended before anything was killed"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

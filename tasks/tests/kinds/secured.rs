@@ -44,7 +44,10 @@ async fn the_address_of_a_postgres_says_how_its_certificate_is_checked() {
         // What nobody asked for is used when it is there.
         ("", true),
         ("sslmode=require", true),
-        (&format!("sslmode=verify-full&sslrootcert={authority}"), true),
+        (
+            &format!("sslmode=verify-full&sslrootcert={authority}"),
+            true,
+        ),
     ] {
         let rows = output(ask(parameters).await)["rows"].clone();
         assert_eq!(rows, json!([{"ssl": is_secure}]), "{parameters}");
@@ -54,7 +57,10 @@ async fn the_address_of_a_postgres_says_how_its_certificate_is_checked() {
         format!("sslmode=verify-ca&sslrootcert={stranger}"),
     ] {
         let failure = ask(&parameters).await.unwrap_err();
-        assert!(failure.message.contains("certificate"), "{parameters}: {failure}");
+        assert!(
+            failure.message.contains("certificate"),
+            "{parameters}: {failure}"
+        );
     }
 }
 
@@ -108,8 +114,14 @@ async fn a_store_over_tls_is_reached_with_the_credentials_of_the_usual_chain() {
         program.to_str().unwrap(),
     );
     let trusting = ("SSL_CERT_FILE", authority);
-    let by_key = [("AWS_ACCESS_KEY_ID", id.as_str()), ("AWS_SECRET_ACCESS_KEY", secret.as_str())];
-    let by_profile = [("AWS_SHARED_CREDENTIALS_FILE", profile), ("AWS_PROFILE", "lake")];
+    let by_key = [
+        ("AWS_ACCESS_KEY_ID", id.as_str()),
+        ("AWS_SECRET_ACCESS_KEY", secret.as_str()),
+    ];
+    let by_profile = [
+        ("AWS_SHARED_CREDENTIALS_FILE", profile),
+        ("AWS_PROFILE", "lake"),
+    ];
     let by_program = [("AWS_CONFIG_FILE", program), ("AWS_PROFILE", "lake")];
     for (environment, works) in [
         ([&[trusting][..], &by_key].concat(), true),
@@ -133,7 +145,10 @@ async fn a_store_over_tls_is_reached_with_the_credentials_of_the_usual_chain() {
             .env("HOME", folder.path())
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .envs(environment.clone());
-        let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let done = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .unwrap()
+            .unwrap();
         let said = String::from_utf8_lossy(&done.stdout);
         assert_eq!(done.status.success(), works, "{environment:?}: {said}");
     }
@@ -162,14 +177,18 @@ async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say(
         Kafka::start(&[
             ("PINWHEEL_KAFKA_LISTENER", "SASL_SSL"),
             ("PINWHEEL_KAFKA_PROPERTIES", &properties),
-            ("PINWHEEL_KAFKA_FORMAT", "--add-scram SCRAM-SHA-512=[name=ada,password=scram-secret]"),
+            (
+                "PINWHEEL_KAFKA_FORMAT",
+                "--add-scram SCRAM-SHA-512=[name=ada,password=scram-secret]",
+            ),
         ])
     })
     .await
     .unwrap();
     let settings = |mechanism: &str, password: &str, trusts: bool| {
         let mut properties = BTreeMap::new();
-        let mut set = |name: &str, value: &str| properties.insert(name.to_owned(), value.to_owned());
+        let mut set =
+            |name: &str, value: &str| properties.insert(name.to_owned(), value.to_owned());
         set("security.protocol", "SASL_SSL");
         set("sasl.mechanisms", mechanism);
         set("sasl.username", "ada");
@@ -185,7 +204,9 @@ async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say(
     let patience = Duration::from_secs(30);
     let scram = settings("SCRAM-SHA-512", "scram-secret", true);
     kafka::ping(&scram, patience).await.unwrap();
-    kafka::ping(&settings("PLAIN", "plain-secret", true), patience).await.unwrap();
+    kafka::ping(&settings("PLAIN", "plain-secret", true), patience)
+        .await
+        .unwrap();
     kafka::ensure_topic(&scram, "pins", 1).await.unwrap();
     let producer: FutureProducer = kafka::producer(&scram).create().unwrap();
     let record = FutureRecord::<str, str>::to("pins").payload("sealed");
@@ -193,7 +214,8 @@ async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say(
     let read = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = kafka::reader(&scram, "group").create().unwrap();
         let mut all = TopicPartitionList::new();
-        all.add_partition_offset("pins", 0, Offset::Beginning).unwrap();
+        all.add_partition_offset("pins", 0, Offset::Beginning)
+            .unwrap();
         consumer.assign(&all).unwrap();
         let message = consumer.poll(patience).unwrap().unwrap();
         message.payload().unwrap().to_vec()
@@ -205,9 +227,14 @@ async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say(
         settings("SCRAM-SHA-512", "hunter2", true),
         settings("SCRAM-SHA-512", "scram-secret", false),
     ] {
-        let failure = kafka::ping(&settings, Duration::from_secs(5)).await.unwrap_err();
+        let failure = kafka::ping(&settings, Duration::from_secs(5))
+            .await
+            .unwrap_err();
         assert!(
-            matches!(failure.class, FailureClass::Permanent | FailureClass::Retryable),
+            matches!(
+                failure.class,
+                FailureClass::Permanent | FailureClass::Retryable
+            ),
             "{failure}"
         );
         println!("{failure} {:?}", failure.hint);

@@ -19,7 +19,11 @@ async fn rows(url: &str, statement: &str) -> Value {
 }
 
 async fn copy(lake: &Lake, with: Value) -> Value {
-    output(World::new().run(&SqlCopy::new(lake.store.clone()), with).await)
+    output(
+        World::new()
+            .run(&SqlCopy::new(lake.store.clone()), with)
+            .await,
+    )
 }
 
 #[tokio::test]
@@ -36,14 +40,26 @@ async fn a_partition_is_upserted_by_key_and_a_rerun_changes_nothing() {
     );
     let found = rows(&url, "select * from pins where index = 42").await;
     assert_eq!(found[0]["unique_id"], key(42));
-    assert_eq!(found[0]["title"], "25 Súper \"Fun\" Summer\tCrafts, number 42");
+    assert_eq!(
+        found[0]["title"],
+        "25 Súper \"Fun\" Summer\tCrafts, number 42"
+    );
     assert_eq!(found[0]["follower_count"], 124_000);
     assert_eq!(found[0]["downloaded"], true);
     assert_eq!(
         found[0]["tag_list"],
-        json!(["Summer Crafts For Kids", "Fun Crafts For Kids", "Summer Kids", "Toddler Crafts"])
+        json!([
+            "Summer Crafts For Kids",
+            "Fun Crafts For Kids",
+            "Summer Kids",
+            "Toddler Crafts"
+        ])
     );
-    let found = rows(&url, "select description is null as it from pins where index = 3").await;
+    let found = rows(
+        &url,
+        "select description is null as it from pins where index = 3",
+    )
+    .await;
     assert_eq!(found, json!([{"it": true}]));
     assert_eq!(
         copy(&lake, with).await,
@@ -58,7 +74,11 @@ async fn a_partition_is_upserted_by_key_and_a_rerun_changes_nothing() {
         copy(&lake, with).await,
         json!({"table": "public.pins", "created": false, "rows": 4, "inserted": 2, "updated": 1, "unchanged": 1})
     );
-    let found = rows(&url, "select count(*) as n, max(title) filter (where index = 298) as t from pins").await;
+    let found = rows(
+        &url,
+        "select count(*) as n, max(title) filter (where index = 298) as t from pins",
+    )
+    .await;
     assert_eq!(found, json!([{"n": 302, "t": "a newer title"}]));
 }
 
@@ -78,7 +98,11 @@ async fn columns_are_mapped_and_the_tables_own_types_decide() {
         "columns": {"id": "unique_id", "n": "follower_count", "tags": "tag_list", "words": "tag_list", "j": "tag_list"},
     });
     let done = copy(&lake, with.clone()).await;
-    assert_eq!((&done["inserted"], &done["updated"]), (&json!(1), &json!(1)), "{done}");
+    assert_eq!(
+        (&done["inserted"], &done["updated"]),
+        (&json!(1), &json!(1)),
+        "{done}"
+    );
     assert_eq!(copy(&lake, with).await["unchanged"], 2);
     let found = rows(
         &url,
@@ -86,9 +110,7 @@ async fn columns_are_mapped_and_the_tables_own_types_decide() {
     )
     .await;
     let words = "Summer Crafts For Kids,Fun Crafts For Kids,Summer Kids,Toddler Crafts";
-    let row = |note: &str| {
-        json!({"n": 124_000, "tag": "Fun Crafts For Kids", "words": words, "j": "Summer Crafts For Kids", "note": note, "seen": true})
-    };
+    let row = |note: &str| json!({"n": 124_000, "tag": "Fun Crafts For Kids", "words": words, "j": "Summer Crafts For Kids", "note": note, "seen": true});
     assert_eq!(found, json!([row("mine"), row("kept")]));
 }
 
@@ -105,37 +127,64 @@ async fn a_partition_that_does_not_fit_changes_nothing_at_all() {
     assert_eq!(missing.message, "there is no table \"pins\"");
     assert_eq!(missing.hint.unwrap(), "create it, or write `create = true`");
 
-    rows(&url, "create table pins (unique_id uuid, index smallint check (index < 400)); select 1").await;
+    rows(
+        &url,
+        "create table pins (unique_id uuid, index smallint check (index < 400)); select 1",
+    )
+    .await;
     let no_key = fail(with.clone()).await;
     assert_eq!(no_key.class, FailureClass::Permanent);
     assert!(no_key.message.contains("42P10"), "{no_key}");
 
-    rows(&url, "alter table pins add primary key (unique_id); select 1").await;
+    rows(
+        &url,
+        "alter table pins add primary key (unique_id); select 1",
+    )
+    .await;
     let refused = fail(with.clone()).await;
-    assert!(refused.message.contains("violates check constraint"), "{refused}");
-    assert_eq!(rows(&url, "select count(*) as n from pins").await, json!([{"n": 0}]));
+    assert!(
+        refused.message.contains("violates check constraint"),
+        "{refused}"
+    );
+    assert_eq!(
+        rows(&url, "select count(*) as n from pins").await,
+        json!([{"n": 0}])
+    );
 
     let mut wrong = with.clone();
     wrong["columns"]["index"] = json!("title");
     let wrong = fail(wrong).await;
     assert_eq!(wrong.class, FailureClass::Permanent);
     assert!(
-        wrong.message.contains("invalid input syntax for type smallint") && wrong.message.contains(", line 1, column index ("),
+        wrong
+            .message
+            .contains("invalid input syntax for type smallint")
+            && wrong.message.contains(", line 1, column index ("),
         "{wrong}"
     );
 
     let mut coarse = with.clone();
     coarse["columns"] = json!({"unique_id": "unique_id", "index": "downloaded"});
     coarse["key"] = json!(["index"]);
-    rows(&url, "alter table pins alter index type text using index::text, add unique (index); select 1").await;
+    rows(
+        &url,
+        "alter table pins alter index type text using index::text, add unique (index); select 1",
+    )
+    .await;
     let coarse = fail(coarse).await;
-    assert_eq!(coarse.message, "the partition has two rows with the same index");
+    assert_eq!(
+        coarse.message,
+        "the partition has two rows with the same index"
+    );
 
     let mut changed = with;
     changed["columns"] = json!({"unique_id": "unique_id", "nothing": "index"});
     let unknown = fail(changed).await;
     assert_eq!(unknown.message, "table \"pins\" has no column `nothing`");
-    assert_eq!(rows(&url, "select count(*) as n from pins").await, json!([{"n": 0}]));
+    assert_eq!(
+        rows(&url, "select count(*) as n from pins").await,
+        json!([{"n": 0}])
+    );
 }
 
 #[tokio::test]
@@ -148,14 +197,20 @@ async fn a_part_that_was_changed_is_not_copied() {
     let part = Location::new("lake", manifest["parts"][0]["key"].as_str().unwrap());
     let mut body = lake.store.get(&part).await.unwrap().to_vec();
     body[10] ^= 1;
-    lake.store.put(&part, body.into(), "application/octet-stream").await.unwrap();
+    lake.store
+        .put(&part, body.into(), "application/octet-stream")
+        .await
+        .unwrap();
     let with = json!({"from": from, "url": url, "table": "pins", "create": true});
     let failure = World::new()
         .run(&SqlCopy::new(lake.store.clone()), with)
         .await
         .unwrap_err();
     assert_eq!(failure.class, FailureClass::Permanent);
-    assert!(failure.message.contains("was changed after it was written"), "{failure}");
+    assert!(
+        failure.message.contains("was changed after it was written"),
+        "{failure}"
+    );
     // The table was of the same transaction.
     let found = rows(&url, "select to_regclass('pins') is null as it").await;
     assert_eq!(found, json!([{"it": true}]));

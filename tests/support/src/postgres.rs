@@ -149,7 +149,8 @@ impl Mortal {
         for (name, text) in [("server.crt", certificate), ("server.key", key)] {
             let file = data.join(name);
             fs::write(&file, text).expect("the directory is writable");
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))
+                .expect("the file is ours");
             if let Some((uid, gid)) = server.account.ids {
                 chown(&file, Some(uid), Some(gid)).expect("root may give its file away");
             }

@@ -53,7 +53,10 @@ impl Service {
     ) -> Self {
         Self {
             script,
-            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            arguments: arguments
+                .iter()
+                .map(|argument| (*argument).to_owned())
+                .collect(),
             environment: environment
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -138,7 +141,9 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a loopback port is free"));
     listeners.map(|listener| {
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
         address.port()
     })
 }
@@ -153,7 +158,11 @@ pub(crate) fn status(port: u16, request: &str) -> u16 {
         // What came before a time-out is answer enough.
         let _cut = stream.take(1024).read_to_end(&mut answer);
         let line = String::from_utf8_lossy(&answer);
-        Ok(line.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0))
+        Ok(line
+            .split(' ')
+            .nth(1)
+            .and_then(|word| word.parse().ok())
+            .unwrap_or(0))
     };
     ask().unwrap_or(0)
 }

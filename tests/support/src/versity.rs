@@ -2,7 +2,6 @@
 
 use pinwheel_tasks::{S3Addressing, S3Credentials, S3Settings};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
 
 use crate::service::{Service, free_ports, listens};
 
@@ -78,7 +77,7 @@ impl Versity {
 
     /// Its parts; the server ends with the task, when that is aborted.
     #[cfg(feature = "s3")]
-    pub(crate) fn forever(self) -> (S3Settings, TempDir, JoinHandle<()>) {
+    pub(crate) fn forever(self) -> (S3Settings, TempDir, tokio::task::JoinHandle<()>) {
         let service = self.service;
         let serving = tokio::spawn(async move {
             let _ends_with_the_task = service;
