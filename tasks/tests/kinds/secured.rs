@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use pinwheel_tasks::{
-    FailureClass, KafkaSettings, Kind, S3Addressing, S3Settings, Sql, kafka,
+    FailureClass, KafkaSettings, S3Addressing, S3Settings, Sql, kafka,
     s3::{Location, ObjectStore},
 };
 use pinwheel_test_support::{
