@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Statements are checked against the prepared data in the repository, not against a database.
 export SQLX_OFFLINE ?= true
 
-.PHONY: help demo build test chaos check fmt lint docs set-up clean-data
+.PHONY: help demo build test test-real chaos check fmt lint docs set-up clean-data
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: ## Run every test (under five minutes once everything is built)
 	@scripts/set-up --tests
 	@echo "building Pinwheel and its tests: about a quarter of an hour the first time on two cores" >&2
 	@$(CARGO) test --workspace --locked
+
+test-real: ## Run the data path's tests on real services: Apache Kafka, HBase, an S3 server (needs Java, Maven and Go)
+	@scripts/test-real
 
 chaos: set-up ## Break things at random for minutes: kill -9, SIGSTOP, Postgres restarted, connections cut
 	@PINWHEEL_CHAOS_FAULTS=$${PINWHEEL_CHAOS_FAULTS:-60} PINWHEEL_CHAOS_SEED=$${PINWHEEL_CHAOS_SEED:-random} \

@@ -77,6 +77,9 @@ async fn postgres(connection: &Connection) -> Result<String, String> {
             .map_err(|_| "`extra.sslmode` is not one of Postgres' words".to_owned())?;
         options = options.ssl_mode(mode);
     }
+    if let Some(file) = extra(connection, "sslrootcert") {
+        options = options.ssl_root_cert(file);
+    }
     let explain = |error: sqlx::Error| error.to_string();
     let mut session = PgConnection::connect_with(&options)
         .await

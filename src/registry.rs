@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use pinwheel_tasks::{
-    Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Copy, S3Credentials,
-    S3Delete, S3Settings, Shell, Sql, WaitForFile, WaitForHttp, WaitForSql, Warden,
+    HbasePut, Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Copy, S3Credentials,
+    S3Delete, S3Settings, Shell, Sql, SqlCopy, WaitForFile, WaitForHttp, WaitForSql, Warden,
     clean::Clean,
     dataset::{Catalog, CatalogError},
     light_kinds,
@@ -78,6 +78,8 @@ async fn registry(
         Arc::new(Clean::new(store.clone(), catalog)),
         Arc::new(S3Copy::new(store.clone())),
         Arc::new(S3Delete::new(store.clone())),
+        Arc::new(HbasePut::new(store.clone())),
+        Arc::new(SqlCopy::new(store.clone())),
         Arc::new(Report::new(store, folder)),
     ];
     Ok(Registry::new(light_kinds().into_iter().chain(own)))

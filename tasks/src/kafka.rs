@@ -285,6 +285,21 @@ mod tests {
         assert!(failure.hint.expect("a hint").contains("kafka.properties"));
     }
 
+    #[test]
+    fn tls_and_passwords_are_part_of_every_build() {
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] {
+            let settings = settings(&[
+                ("security.protocol", "SASL_SSL"),
+                ("sasl.mechanisms", mechanism),
+                ("sasl.username", "ada"),
+                ("sasl.password", "hunter2"),
+            ]);
+            if let Err(error) = reader(&settings, "group").create::<BaseConsumer>() {
+                panic!("{mechanism}: {error}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_broker_that_is_away_is_retryable_and_named() {
         let failure = ping(&settings(&[]), Duration::from_millis(300))

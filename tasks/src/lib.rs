@@ -11,12 +11,20 @@ mod blocking;
 mod branch;
 #[cfg(all(feature = "s3", feature = "polars"))]
 pub mod clean;
+#[cfg(all(
+    feature = "s3",
+    feature = "polars",
+    any(feature = "http", feature = "sql")
+))]
+mod cleaned;
 pub mod connections;
 mod context;
 mod dag_folder;
 pub mod dataset;
 pub mod duration;
 mod given;
+#[cfg(all(feature = "s3", feature = "polars", feature = "http"))]
+mod hbase;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]
@@ -63,6 +71,8 @@ pub use connections::{Connection, ConnectionError, Connections, NoConnections};
 pub use context::{
     Context, CursorMove, CursorPosition, Durable, DurableError, Instance, Log, LogStream,
 };
+#[cfg(all(feature = "s3", feature = "polars", feature = "http"))]
+pub use hbase::HbasePut;
 #[cfg(feature = "http")]
 pub use http::{Http, WaitForHttp};
 #[cfg(all(feature = "kafka", feature = "s3", feature = "polars"))]
@@ -84,6 +94,8 @@ pub use s3_copy::S3Copy;
 pub use s3_delete::S3Delete;
 pub use settings::{KafkaSettings, S3Addressing, S3Credentials, S3Settings};
 pub use shell::Shell;
+#[cfg(all(feature = "s3", feature = "polars", feature = "sql"))]
+pub use sql::SqlCopy;
 #[cfg(feature = "sql")]
 pub use sql::{Sql, WaitForSql};
 pub use trigger_dag::TriggerDag;

@@ -12,6 +12,7 @@ mod notifications;
 mod object_store;
 mod outage;
 mod process;
+mod real;
 mod secrets;
 mod steering;
 mod streaming;

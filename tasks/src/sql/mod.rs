@@ -1,6 +1,8 @@
 //! `sql`: statements for a Postgres database, in one transaction. Values are bound as parameters and never become part of the
 //! text; the text itself is never a template.
 
+#[cfg(all(feature = "s3", feature = "polars"))]
+mod copy;
 mod session;
 mod text;
 mod wait;
@@ -8,6 +10,8 @@ mod wait;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+#[cfg(all(feature = "s3", feature = "polars"))]
+pub use copy::SqlCopy;
 use serde_json::{Map, Value, json};
 use session::Place;
 use text::Statement;
@@ -173,7 +177,7 @@ fn problem(field: Option<&str>, message: &str, hint: &str) -> Problem {
     }
 }
 
-fn check_common(with: &Map<String, Value>) -> Vec<Problem> {
+fn check_place(with: &Map<String, Value>) -> Vec<Problem> {
     let mut problems = Vec::new();
     match (with.contains_key("connection"), with.contains_key("url")) {
         (false, false) => problems.push(problem(
@@ -188,6 +192,11 @@ fn check_common(with: &Map<String, Value>) -> Vec<Problem> {
         )),
         (true, false) | (false, true) => {}
     }
+    problems
+}
+
+fn check_common(with: &Map<String, Value>) -> Vec<Problem> {
+    let mut problems = check_place(with);
     if let Some(Value::String(statement)) = with.get("statement") {
         match text::statements(statement) {
             Ok(found) if found.is_empty() => problems.push(problem(

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Connection, Either, Error, Executor, PgConnection, Row,
     SqlSafeStr, Statement as _,
-    postgres::{PgArguments, PgConnectOptions, types::Oid},
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, types::Oid},
 };
 
 use super::text::{self, Statement};
@@ -34,6 +34,27 @@ pub(super) struct Answer {
     pub(super) is_cut: bool,
     /// Rows that statements without an answer have changed.
     pub(super) affected: u64,
+}
+
+/// A connection of one try, and what the server calls it.
+pub(super) struct Opened<'p> {
+    place: &'p Place,
+    pub(super) connection: PgConnection,
+    pid: i32,
+}
+
+impl Opened<'_> {
+    /// Says goodbye, after the transaction is over: nothing is lost when the goodbye is.
+    pub(super) async fn close(self) {
+        let _said_goodbye =
+            tokio::time::timeout(Duration::from_secs(1), self.connection.close()).await;
+    }
+
+    /// Ends what the server does for us; the answer is the try's.
+    pub(super) async fn cancel(self) -> Failure {
+        let _told = tokio::time::timeout(CANCEL_TIMEOUT, self.place.cancel(self.pid)).await;
+        self.place.stopped()
+    }
 }
 
 /// The values of parameters, by number or name.
@@ -62,14 +83,8 @@ impl Place {
         })
     }
 
-    /// Runs statements in one transaction; all of them or none.
-    pub(super) async fn run(
-        &self,
-        context: &Context,
-        statements: &[Statement],
-        params: &Params,
-        limit: usize,
-    ) -> Result<Answer, Failure> {
+    /// Opens a connection that carries the name of the try.
+    pub(super) async fn open(&self, context: &Context) -> Result<Opened<'_>, Failure> {
         let instance = &context.instance;
         let name = format!(
             "pinwheel {}.{} run {}",
@@ -87,7 +102,7 @@ impl Place {
             .await?;
             Ok((connection, pid))
         });
-        let (mut connection, pid) = tokio::select! {
+        let (connection, pid) = tokio::select! {
             biased;
             () = context.cancel.cancelled() => return Err(self.stopped()),
             connected = connecting => match connected {
@@ -95,23 +110,33 @@ impl Place {
                 Err(_) => return Err(Failure::retryable(format!("{} does not answer", self.called))),
             },
         };
+        Ok(Opened {
+            place: self,
+            connection,
+            pid,
+        })
+    }
+
+    /// Runs statements in one transaction; all of them or none.
+    pub(super) async fn run(
+        &self,
+        context: &Context,
+        statements: &[Statement],
+        params: &Params,
+        limit: usize,
+    ) -> Result<Answer, Failure> {
+        let mut opened = self.open(context).await?;
         let answer = tokio::select! {
             biased;
             () = context.cancel.cancelled() => None,
-            answer = self.run_in(&mut connection, statements, params, limit) => Some(answer),
+            answer = self.run_in(&mut opened.connection, statements, params, limit) => Some(answer),
         };
         match answer {
             Some(answer) => {
-                // The transaction is over; nothing is lost when the goodbye is.
-                let _said_goodbye =
-                    tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+                opened.close().await;
                 answer
             }
-            None => {
-                let _told = tokio::time::timeout(CANCEL_TIMEOUT, self.cancel(pid)).await;
-                drop(connection);
-                Err(self.stopped())
-            }
+            None => Err(opened.cancel().await),
         }
     }
 
@@ -168,7 +193,7 @@ impl Place {
     }
 
     /// What an error of the client means to the task.
-    fn explain(&self, place: &str, error: &Error) -> Failure {
+    pub(super) fn explain(&self, place: &str, error: &Error) -> Failure {
         let called = &self.called;
         let Error::Database(refused) = error else {
             let message = format!("{place}{called}: {error}");
@@ -177,13 +202,18 @@ impl Place {
                     Failure::retryable(message)
                 }
                 Error::Tls(_) => Failure::permanent(message).with_hint(
-                    "this build of Pinwheel speaks no TLS to Postgres; leave `sslmode` out or write `sslmode=disable`, and reach the server through a network you trust",
+                    "`sslmode` says what is checked: `require` encrypts, `verify-full` also checks the name and the certificate against `sslrootcert`, or without it against the public authorities",
                 ),
                 _ => Failure::permanent(message),
             };
         };
         let code = refused.code().unwrap_or_default();
-        let message = format!("{place}{} ({code} at {called})", refused.message());
+        let row = refused
+            .try_downcast_ref::<PgDatabaseError>()
+            .and_then(PgDatabaseError::r#where)
+            .and_then(copied_row)
+            .unwrap_or_default();
+        let message = format!("{place}{}{row} ({code} at {called})", refused.message());
         match code.get(..2).unwrap_or_default() {
             // Connections, serialization, resources, operators: the same may work the next time. So may a broken constraint:
             // what it needs may be there by then.
@@ -192,11 +222,21 @@ impl Place {
             "42" => match code.as_ref() {
                 "42P18" => Failure::permanent(message)
                     .with_hint("say which type the parameter has: `$name::text`"),
+                "42P10" => Failure::permanent(message)
+                    .with_hint("`on conflict` needs a unique index or a primary key over exactly these columns"),
                 _ => Failure::permanent(message),
             },
             _ => Failure::permanent(message),
         }
     }
+}
+
+/// Which row of a `copy` Postgres speaks of, without the value that it quotes.
+fn copied_row(words: &str) -> Option<String> {
+    let copied = words.strip_prefix("COPY ")?;
+    let place = copied.lines().next()?.split(": ").next()?;
+    let (_, place) = place.split_once(", ")?;
+    Some(format!(", {place}"))
 }
 
 enum Stop {
@@ -344,7 +384,7 @@ fn written(value: &Value, kind: &str) -> Option<String> {
 }
 
 /// A list as Postgres writes arrays.
-fn array(items: &[Value]) -> String {
+pub(super) fn array(items: &[Value]) -> String {
     let items: Vec<String> = items
         .iter()
         .map(|item| match item {

@@ -3,10 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod cleaned;
 mod files;
+mod hbase;
 mod http;
 mod python;
 mod runs;
+mod secured;
 mod sql;
+mod sql_copy;
 mod until;
 mod world;

@@ -1,4 +1,5 @@
-//! An embedded broker of a test's own: the binary that the set-up builds, on a free port, over a temporary file.
+//! An embedded broker of a test's own: the binary that the set-up builds, on a free port, over a temporary file. It is Apache Kafka
+//! when the tests run on real services.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -10,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::child;
+use crate::{child, service};
 
 /// A running broker. It is killed when the value is dropped, and when the test process ends.
 #[derive(Debug)]
@@ -85,6 +86,9 @@ impl Drop for Broker {
 }
 
 fn start(port: u16, file: PathBuf) -> Child {
+    if service::is_real("kafka") {
+        return service::kafka(port, &file);
+    }
     let tools = std::env::var_os("PINWHEEL_TOOLS_DIR").map_or_else(
         || {
             PathBuf::from(concat!(

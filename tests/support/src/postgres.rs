@@ -139,6 +139,26 @@ impl Mortal {
         Self { server }
     }
 
+    /// Starts one that speaks TLS with this certificate and key, both PEM.
+    ///
+    /// # Panics
+    /// Postgres is not installed or does not start.
+    pub fn start_secured(certificate: &str, key: &str) -> Self {
+        let mut server = Server::new(&["fsync=off", "ssl=on"]);
+        let data = server.directory.path().join("data");
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = data.join(name);
+            fs::write(&file, text).expect("the directory is writable");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))
+                .expect("the file is ours");
+            if let Some((uid, gid)) = server.account.ids {
+                chown(&file, Some(uid), Some(gid)).expect("root may give its file away");
+            }
+        }
+        server.start();
+        Self { server }
+    }
+
     /// Where it listens.
     pub fn address(&self) -> std::net::SocketAddr {
         ([127, 0, 0, 1], self.server.port).into()

@@ -1,4 +1,5 @@
-//! An S3 server of a test's own: in this process, on a free port, over a temporary folder. It fails when it is told to.
+//! An S3 server of a test's own: in this process, on a free port, over a temporary folder. It fails when it is told to. It is
+//! versitygw when the tests run on real services.
 
 use std::{
     error,
@@ -23,6 +24,8 @@ use s3s::{
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::versity::Versity;
 
 /// A running server. It ends, and its objects are deleted, when the value is dropped.
 #[derive(Debug)]
@@ -66,6 +69,23 @@ impl S3 {
     /// # Panics
     /// When it cannot be started.
     pub async fn start() -> Self {
+        if crate::service::is_real("s3") {
+            let (settings, folder, accepting) = Versity::start().await.forever();
+            return Self {
+                settings,
+                folder,
+                faults: Faults::default(),
+                accepting,
+            };
+        }
+        Self::start_here().await
+    }
+
+    /// Starts one in this process, whatever the tests run on: only this one fails when it is told to.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub async fn start_here() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let credentials = S3Credentials {
             access_key_id: "test".to_owned(),

@@ -9,21 +9,15 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
-    },
-};
+use tokio_rustls::TlsAcceptor;
+
+use crate::tls::Identity;
 
 /// How the connection is secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +88,7 @@ impl MailServer {
         let address = listener
             .local_addr()
             .expect("a bound socket has an address");
-        let (authority, tls) = certificate();
+        let Identity { authority, tls, .. } = Identity::of_localhost();
         let (count, mails) = watch::channel(0);
         let shared = Arc::new(Shared {
             security,
@@ -191,26 +185,6 @@ impl Drop for MailServer {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An authority, and what serves `localhost` with a certificate of it.
-fn certificate() -> (String, TlsAcceptor) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key can be made");
-    let issuer = CertifiedIssuer::self_signed(authority, key).expect("it signs itself");
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let key = KeyPair::generate().expect("a key can be made");
-    let leaf = CertificateParams::new(names)
-        .and_then(|params| params.signed_by(&key, &issuer))
-        .expect("the names are valid");
-    let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
-        .expect("the certificate fits its key");
-    (issuer.pem(), TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn serve(shared: &Shared, stream: TcpStream) -> io::Result<()> {
