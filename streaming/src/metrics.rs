@@ -63,6 +63,12 @@ pub struct Worker {
     pub(crate) dead: IntCounterVec,
     /// Events that came after their window was passed by the watermark.
     pub(crate) late: IntCounterVec,
+    /// Events that a window has left out because they came too late.
+    pub(crate) dropped: IntCounterVec,
+    /// How often the worker was given partitions.
+    pub(crate) rebalances: IntCounterVec,
+    /// How many partitions it has.
+    pub(crate) partitions: IntGaugeVec,
     /// Committed micro-batches.
     pub(crate) batches: IntCounterVec,
     /// How long the transaction of a micro-batch took.
@@ -106,6 +112,36 @@ impl Worker {
                     Opts::new(
                         "pinwheel_stream_late_events_total",
                         "Events that came after their window had passed",
+                    ),
+                    stream,
+                ),
+            ),
+            dropped: kept(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "pinwheel_stream_late_events_dropped_total",
+                        "Events that a window has left out because they came too late",
+                    ),
+                    stream,
+                ),
+            ),
+            rebalances: kept(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "pinwheel_stream_assignments_total",
+                        "How often the worker was given partitions",
+                    ),
+                    stream,
+                ),
+            ),
+            partitions: kept(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "pinwheel_stream_partitions",
+                        "Partitions that the worker reads",
                     ),
                     stream,
                 ),
@@ -169,6 +205,14 @@ impl Worker {
                 ),
             ),
         }
+    }
+
+    /// Forgets the gauges of a partition that another worker reads now.
+    pub(crate) fn forget_partition(&self, stream: &str, partition: i32) {
+        let labels = [stream, &partition.to_string()];
+        // A gauge that was never set is as good as forgotten.
+        drop(self.lag.remove_label_values(&labels));
+        drop(self.watermark.remove_label_values(&labels));
     }
 
     /// The watermark gauge of one partition.
