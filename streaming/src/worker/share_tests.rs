@@ -1,8 +1,14 @@
-//! Workers that share a topic of a real broker: whoever joins, leaves, is cut off or stale, each event is written once.
+//! Workers that share a topic: whoever joins, leaves, is cut off or stale, each event is written once.
+//!
+//! The broker is the embedded one, or the Kafka that `PINWHEEL_TEST_BROKERS` names; `PINWHEEL_TEST_GROUP_PROTOCOL=consumer` then
+//! tries the new protocol, which the embedded one does not speak.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,7 +18,7 @@ use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     message::Headers,
-    producer::{FutureProducer, FutureRecord},
+    producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer as _},
 };
 use serde_json::json;
 use sqlx::PgPool;
@@ -21,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     DeadLetterSink, Error, GroupProtocol, State, Status, StreamDefinition, Worker, WorkerOptions,
+    plan::Plan,
     sink,
     tests::{Database, pin, plan_of},
 };
@@ -50,21 +57,37 @@ by = "category"
 
 struct World {
     kafka: KafkaSettings,
+    /// The stream and its topic: a Kafka that exists already has those of other tests.
+    name: String,
+    protocol: GroupProtocol,
     database_url: String,
     pool: PgPool,
-    _broker: Broker,
+    _broker: Option<Broker>,
 }
 
 impl World {
     async fn new() -> Self {
-        let broker = tokio::task::spawn_blocking(Broker::start)
-            .await
-            .expect("the broker starts");
+        let given = std::env::var("PINWHEEL_TEST_BROKERS").ok();
+        let broker = match &given {
+            Some(_) => None,
+            None => {
+                let started = tokio::task::spawn_blocking(Broker::start);
+                Some(started.await.expect("the broker starts"))
+            }
+        };
+        let brokers = given.or_else(|| broker.as_ref().map(Broker::brokers));
         let kafka = KafkaSettings {
-            brokers: broker.brokers(),
+            brokers: brokers.expect("one of the two"),
             properties: BTreeMap::new(),
         };
-        kafka::ensure_topic(&kafka, "pins", 4)
+        let protocol = match std::env::var("PINWHEEL_TEST_GROUP_PROTOCOL").as_deref() {
+            Ok("consumer") => GroupProtocol::Consumer,
+            Ok(_) | Err(_) => GroupProtocol::Classic,
+        };
+        static WORLDS: AtomicU32 = AtomicU32::new(0);
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pins_{}_{number}", std::process::id());
+        kafka::ensure_topic(&kafka, &name, 4)
             .await
             .expect("the topic is made");
         let database_url = Postgres::shared().empty_database().await;
@@ -72,10 +95,20 @@ impl World {
         live::migrate(&pool).await.expect("the schema");
         Self {
             kafka,
+            name,
+            protocol,
             database_url,
             pool,
             _broker: broker,
         }
+    }
+
+    fn stream(&self) -> StreamDefinition {
+        let mut stream = StreamDefinition::parse("pins.toml", STREAM).expect("valid");
+        stream.id.clone_from(&self.name);
+        stream.topic.clone_from(&self.name);
+        stream.group_protocol = self.protocol;
+        stream
     }
 
     fn start(&self, name: &str, change: impl FnOnce(&mut WorkerOptions)) -> Running {
@@ -84,11 +117,10 @@ impl World {
             include_str!("../../../dags/datasets/pins.toml"),
         )
         .expect("the shipped dataset is valid");
-        let stream = StreamDefinition::parse("pins.toml", STREAM).expect("valid");
         let mut options = WorkerOptions::new(
             self.kafka.clone(),
             &self.database_url,
-            stream,
+            self.stream(),
             Arc::new(dataset),
         );
         options.name = name.to_owned();
@@ -117,7 +149,7 @@ impl World {
             } else {
                 serde_json::to_vec(&pin).expect("JSON")
             };
-            let record = FutureRecord::to("pins").key(&key).payload(&value);
+            let record = FutureRecord::to(&self.name).key(&key).payload(&value);
             under_way.push(producer.send_result(record).expect("the queue has room"));
         }
         for delivery in under_way {
@@ -130,10 +162,10 @@ impl World {
 
     async fn until_caught_up(&self) {
         let caught_up = async {
-            let ends = live::end_offsets(&self.kafka, "pins", Duration::from_secs(10))
+            let ends = live::end_offsets(&self.kafka, &self.name, Duration::from_secs(10))
                 .await
                 .expect("the broker answers");
-            while !live::is_caught_up(&self.pool, "pins", "pins", &ends)
+            while !live::is_caught_up(&self.pool, &self.name, &self.name, &ends)
                 .await
                 .expect("Postgres answers")
             {
@@ -297,7 +329,8 @@ async fn a_worker_whose_partition_was_taken_joins_anew_and_writes_nothing_twice(
         pool: world.pool.clone(),
     };
     let found = (0..4).map(|partition| (partition, 0)).collect();
-    let plan = plan_of(STREAM);
+    let dataset = Arc::clone(&plan_of(STREAM).dataset);
+    let plan = Plan::new(world.stream(), dataset).expect("it fits");
     let taken = database
         .sink
         .take(&plan, "another", &found)
@@ -351,7 +384,8 @@ async fn dead_letters_may_go_to_a_topic_with_their_place() {
     let world = World::new().await;
     world.produce(0..100).await;
     let worker = world.start("a", |options| {
-        options.stream.dead_letters = DeadLetterSink::Topic("pins-dead".to_owned());
+        let topic = format!("{}-dead", options.stream.topic);
+        options.stream.dead_letters = DeadLetterSink::Topic(topic);
     });
     world.until_caught_up().await;
     worker.stop().await;
@@ -362,8 +396,8 @@ async fn dead_letters_may_go_to_a_topic_with_their_place() {
             .await,
         10
     );
-    let kafka = world.kafka.clone();
-    let letters = tokio::task::spawn_blocking(move || read_dead(&kafka, 10))
+    let (kafka, topic) = (world.kafka.clone(), format!("{}-dead", world.name));
+    let letters = tokio::task::spawn_blocking(move || read_dead(&kafka, &topic, 10))
         .await
         .expect("read");
     let bodies: BTreeSet<_> = letters.iter().map(|(_, raw)| raw.clone()).collect();
@@ -373,19 +407,70 @@ async fn dead_letters_may_go_to_a_topic_with_their_place() {
         .collect();
     assert_eq!(bodies, wanted);
     for (headers, _) in &letters {
-        assert_eq!(headers["pinwheel-topic"], "pins");
+        assert_eq!(headers["pinwheel-topic"], world.name);
         assert_eq!(headers["pinwheel-rule"], "not_json");
         assert!(headers["pinwheel-offset"].parse::<i64>().is_ok());
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the embedded broker has no transactions: needs PINWHEEL_TEST_BROKERS"]
+async fn markers_and_aborted_records_at_the_end_are_no_lag() {
+    let world = World::new().await;
+    let mut worker = world.start("a", |_| {});
+    worker.until_it_has(4).await;
+    let mut config = kafka::producer(&world.kafka);
+    config.set("transactional.id", &world.name);
+    let name = world.name.clone();
+    let produce = move || {
+        let producer: BaseProducer = config.create().expect("a producer");
+        producer.init_transactions(PATIENCE).expect("ready");
+        for (round, keys) in [0..40, 40..80, 80..120].into_iter().enumerate() {
+            producer.begin_transaction().expect("begun");
+            for key in keys {
+                let value = format!("{{\"broken\": {key}");
+                let record = BaseRecord::to(&name)
+                    .partition(key % 4)
+                    .key("key")
+                    .payload(&value);
+                producer.send(record).expect("the queue has room");
+            }
+            if round == 1 {
+                producer.commit_transaction(PATIENCE).expect("committed");
+            } else {
+                producer.flush(PATIENCE).expect("sent");
+                producer.abort_transaction(PATIENCE).expect("aborted");
+            }
+        }
+    };
+    tokio::task::spawn_blocking(produce)
+        .await
+        .expect("produced");
+    world.until_caught_up().await;
+    worker.until(|status| status.lag() == Some(0)).await;
+    worker.stop().await;
+    assert_eq!(world.number("select count(*) from dead_letter").await, 40);
+    // What is passed over is not read again, nor anything behind it.
+    let mut worker = world.start("b", |_| {});
+    worker.until_it_has(4).await;
+    world.produce(0..10).await;
+    world.until_caught_up().await;
+    worker.stop().await;
+    assert_eq!(
+        world
+            .number("select sum(events)::bigint from stream_offset")
+            .await,
+        50
+    );
+}
+
 type Letter = (BTreeMap<String, String>, Vec<u8>);
 
-fn read_dead(kafka: &KafkaSettings, number: usize) -> Vec<Letter> {
+fn read_dead(kafka: &KafkaSettings, topic: &str, number: usize) -> Vec<Letter> {
     let consumer: BaseConsumer = kafka::reader(kafka, "a test").create().expect("a consumer");
     let mut assignment = TopicPartitionList::new();
     assignment
-        .add_partition_offset("pins-dead", 0, Offset::Beginning)
+        .add_partition_offset(topic, 0, Offset::Beginning)
         .expect("an offset");
     consumer.assign(&assignment).expect("assigned");
     let mut letters = Vec::new();
