@@ -32,6 +32,7 @@ use crate::{
     registry,
     settings::Settings,
     shutdown,
+    stream_pages::LiveStreams,
 };
 
 /// The topic that posted pins go to.
@@ -385,6 +386,9 @@ pub(crate) async fn serve_web(
         .with_connection_test(Arc::new(Tester))
         .with_metrics(Arc::new(pinwheel_scheduler::metrics::gather))
         .with_metrics(Arc::new(move || metrics.gather()));
+    if let Some(url) = &settings.database_url {
+        state = state.with_streams(Arc::new(LiveStreams(live::connect(url)?)));
+    }
     if let Some(kafka) = &settings.kafka {
         state = state.with_check(Arc::new(KafkaCheck(kafka.clone())));
     }
@@ -485,6 +489,8 @@ pub(crate) fn stream_workers(
             let name = stream.id.clone();
             let mut options = WorkerOptions::new(kafka.clone(), database_url, stream, dataset);
             options.registry = metrics.clone();
+            options.name = settings.worker.name.clone().unwrap_or_else(process_name);
+            options.instance.clone_from(&settings.worker.name);
             Ok((name, Worker::new(options)?))
         })
         .collect()

@@ -16,9 +16,13 @@ mod pages;
 mod routes;
 mod server;
 mod state;
+mod streams;
 
 pub use format::{connection_place, plain};
 pub use health::Check;
 pub use routes::{Route, routes};
 pub use server::{Error, MetricsOptions, WebOptions, metrics_router, router, serve, serve_metrics};
 pub use state::{Gather, TestConnection, WebState};
+pub use streams::{
+    Stream, StreamDeadLetter, StreamPartition, StreamTop, StreamWindow, StreamWorker, Streams,
+};

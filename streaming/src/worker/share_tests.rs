@@ -317,6 +317,27 @@ async fn workers_that_come_and_go_at_any_moment_lose_and_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_vanished_worker_held_goes_to_its_namesake_or_after_its_session_to_any() {
+    let world = World::new().await;
+    world.produce(0..200).await;
+    let lasting = |options: &mut WorkerOptions| options.instance = Some("lasting".to_owned());
+    for (number, name) in ["first", "second"].into_iter().enumerate() {
+        let mut worker = world.start(name, lasting);
+        worker.until_it_has(4).await;
+        world.until_caught_up().await;
+        // A member with a lasting name does not leave its group when it ends: for the broker it is as if it were killed.
+        worker.task.abort();
+        assert!(worker.task.await.is_err_and(|error| error.is_cancelled()));
+        world.produce((number + 1) * 200..(number + 2) * 200).await;
+    }
+    let mut worker = world.start("third", |_| {});
+    worker.until_it_has(4).await;
+    world.until_caught_up().await;
+    worker.stop().await;
+    world.assert_each_once(600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_partition_was_taken_joins_anew_and_writes_nothing_twice() {
     let world = World::new().await;
     world.produce(0..200).await;
@@ -461,6 +482,38 @@ async fn markers_and_aborted_records_at_the_end_are_no_lag() {
             .number("select sum(events)::bigint from stream_offset")
             .await,
         50
+    );
+}
+
+/// Prints how fast one worker drains a topic; `docs/PERFORMANCE.md` says how to run it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn one_worker_drains_a_topic() {
+    const EVENTS: usize = 200_000;
+    let world = World::new().await;
+    for first in (0..EVENTS).step_by(20_000) {
+        world.produce(first..first + 20_000).await;
+    }
+    for posts in [None, Some("pins".to_owned())] {
+        let began = std::time::Instant::now();
+        let worker = world.start("a", |options| {
+            options.stream.id = format!("pins_{}", posts.is_some());
+            options.stream.posts.clone_from(&posts);
+        });
+        let mut status = worker.status.clone();
+        status
+            .wait_for(|status| status.events >= EVENTS as u64)
+            .await
+            .expect("it runs");
+        let rate = EVENTS as f64 / began.elapsed().as_secs_f64();
+        println!("posts {posts:?}: {rate:.0} events/s, joining the group included");
+        worker.stop().await;
+    }
+    assert_eq!(
+        world
+            .number("select sum(events)::bigint from stream_offset")
+            .await,
+        2 * EVENTS as i64
     );
 }
 

@@ -603,3 +603,60 @@ async fn an_idle_partition_holds_no_window_open() {
         "it holds them open again"
     );
 }
+
+/// Prints how many events of the real pins one core cleans and counts in a second; `docs/PERFORMANCE.md` says how to run it.
+#[test]
+#[ignore = "a measurement"]
+fn one_core_cleans_and_counts() {
+    const EVENTS: i64 = 400_000;
+    let plan = plan_of(
+        r#"
+[stream]
+id = "pins"
+topic = "pins"
+dataset = "pins"
+lateness = "1m"
+
+[windows.posts_per_category]
+every = "1m"
+by = "category"
+follow = "follower_count"
+
+[windows.media_shares]
+every = "1m"
+by = "is_image_or_video"
+
+[windows.error_rate]
+every = "2m"
+slide = "1m"
+
+[windows.followers_per_category]
+every = "30m"
+by = "category"
+follow = "follower_count"
+"#,
+    );
+    let lines: Vec<&str> = include_str!("../../../data/pins.ndjson").lines().collect();
+    let mut folder = folder(&plan, &fresh(4));
+    let began = std::time::Instant::now();
+    let mut counted = 0;
+    for event in 0..EVENTS {
+        let line = lines[event as usize % lines.len()];
+        let time = T0 + event / 10;
+        folder.add(
+            at((event % 4) as i32, event / 4, time, line.as_bytes()),
+            time,
+        );
+        if event % 5_000 == 4_999 {
+            counted += folder
+                .take()
+                .windows
+                .values()
+                .map(|counts| counts.events)
+                .sum::<i64>();
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    assert_eq!(counted, 4 * EVENTS);
+    println!("{:.0} events/s", EVENTS as f64 / seconds);
+}
