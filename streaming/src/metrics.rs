@@ -65,9 +65,9 @@ pub struct Worker {
     pub(crate) late: IntCounterVec,
     /// Events that a window has left out because they came too late.
     pub(crate) dropped: IntCounterVec,
-    /// How often the worker was given partitions.
+    /// How often a worker was given partitions.
     pub(crate) rebalances: IntCounterVec,
-    /// How many partitions it has.
+    /// How many partitions the workers of the process have.
     pub(crate) partitions: IntGaugeVec,
     /// Committed micro-batches.
     pub(crate) batches: IntCounterVec,
@@ -79,7 +79,7 @@ pub struct Worker {
     pub(crate) watermark: GaugeVec,
     /// When the last batch was committed, seconds since 1970.
     pub(crate) last_commit: GaugeVec,
-    /// 1 while the worker owns its partitions and reaches Kafka and Postgres.
+    /// How many workers own their partitions and reach Kafka and Postgres.
     pub(crate) up: IntGaugeVec,
 }
 
@@ -131,7 +131,7 @@ impl Worker {
                 IntCounterVec::new(
                     Opts::new(
                         "pinwheel_stream_assignments_total",
-                        "How often the worker was given partitions",
+                        "How often a worker of the process was given partitions",
                     ),
                     stream,
                 ),
@@ -141,7 +141,7 @@ impl Worker {
                 IntGaugeVec::new(
                     Opts::new(
                         "pinwheel_stream_partitions",
-                        "Partitions that the worker reads",
+                        "Partitions that the process reads",
                     ),
                     stream,
                 ),
@@ -199,7 +199,7 @@ impl Worker {
                 IntGaugeVec::new(
                     Opts::new(
                         "pinwheel_stream_up",
-                        "1 while the worker owns its partitions and makes progress",
+                        "Workers of the process that own their partitions and make progress",
                     ),
                     stream,
                 ),

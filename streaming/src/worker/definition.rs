@@ -29,6 +29,8 @@ pub struct StreamDefinition {
     pub idle: Duration,
     /// How several workers share the partitions.
     pub group_protocol: GroupProtocol,
+    /// How many workers a process runs for the stream, each with partitions of its own.
+    pub workers: u32,
     /// When a micro-batch is written.
     pub batch: BatchLimits,
     /// The windows, by name.
@@ -211,6 +213,7 @@ struct StreamTable {
     idle: Option<String>,
     #[serde(default)]
     group_protocol: GroupProtocol,
+    workers: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -427,6 +430,8 @@ impl Values<'_> {
 
 /// The events that a window of the last ones may hold: they are kept by name.
 const MOST_LAST: u32 = 100_000;
+/// How many workers of a stream a process may run.
+const MOST_WORKERS: u32 = 64;
 /// How many windows an event may be in.
 const MOST_PANES: u64 = 1_440;
 
@@ -475,6 +480,16 @@ impl StreamDefinition {
             None | Some("kafka") => EventTime::Kafka,
             Some(column) => EventTime::Column(column.to_owned()),
         };
+        let workers = stream.workers.unwrap_or(1);
+        let most = match stream.group_protocol {
+            GroupProtocol::Classic | GroupProtocol::Consumer => MOST_WORKERS,
+            // Without a group one worker takes all.
+            GroupProtocol::None => 1,
+        };
+        if !(1..=most).contains(&workers) {
+            let expected = format!("1 to {most}");
+            return Err(values.invalid("stream.workers", &workers.to_string(), expected));
+        }
         let duration = |key: &str, text: Option<&str>, default| {
             text.map_or(Ok(default), |text| values.duration(key, text))
         };
@@ -498,6 +513,7 @@ impl StreamDefinition {
                 Duration::from_secs(30),
             )?,
             group_protocol: stream.group_protocol,
+            workers,
             batch: values.batch(batch)?,
             windows: windows
                 .into_iter()
@@ -662,6 +678,10 @@ mod tests {
                 "[sinks.dead_letters]\ntopic = \"pins\"\n[sinks.posts]",
             ),
             ("[sinks.posts]", "[batch]\nmessages = 0\n[sinks.posts]"),
+            (
+                "group_protocol = \"classic\"",
+                "group_protocol = \"none\"\nworkers = 2",
+            ),
         ] {
             assert!(SHIPPED.contains(from), "{from}");
             let refused = StreamDefinition::parse("pins.toml", &SHIPPED.replace(from, to));
@@ -689,7 +709,10 @@ mod tests {
             stream.event_time,
             EventTime::Column("clicked_at".to_owned())
         );
-        assert_eq!(stream.group_protocol, GroupProtocol::Consumer);
+        assert_eq!(
+            (stream.group_protocol, stream.workers),
+            (GroupProtocol::Consumer, 2)
+        );
         assert_eq!(
             stream.batch,
             BatchLimits {

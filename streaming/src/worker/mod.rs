@@ -87,8 +87,8 @@ pub struct WorkerOptions {
     pub batch_time: Duration,
     /// How often new partitions are looked for, and whether an idle worker still owns the old ones.
     pub discovery: Duration,
-    /// Where the metrics are counted.
-    pub registry: Registry,
+    /// What is counted; all workers of a process share it.
+    pub metrics: metrics::Worker,
 }
 
 impl WorkerOptions {
@@ -115,7 +115,7 @@ impl WorkerOptions {
             batch_bytes: bytes,
             batch_time: time,
             discovery: Duration::from_secs(10),
-            registry: Registry::new(),
+            metrics: metrics::Worker::register(&Registry::new()),
         }
     }
 }
@@ -228,7 +228,16 @@ pub struct Worker {
     /// When each of them last brought something; those that are known to be idle have no entry.
     lively: BTreeMap<i32, Instant>,
     dead_topic: Option<DeadTopic>,
+    /// What this worker has added to the gauges that it shares with others of its process.
+    gauged: Gauged,
     backoff: Backoff,
+}
+
+/// What a worker has added to shared gauges.
+#[derive(Default)]
+struct Gauged {
+    up: i64,
+    partitions: i64,
 }
 
 /// Runs a stream until `shutdown`.
@@ -291,7 +300,7 @@ impl Worker {
             })?;
         let pool = sink::pool(&options.database_url, 2)
             .map_err(|source| Error::Database { stream, source })?;
-        let metrics = metrics::Worker::register(&options.registry);
+        let metrics = options.metrics.clone();
         Ok(Self {
             plan: Arc::new(plan),
             sink: Sink::new(pool),
@@ -300,6 +309,7 @@ impl Worker {
             held: BTreeMap::new(),
             lively: BTreeMap::new(),
             dead_topic: None,
+            gauged: Gauged::default(),
             backoff: Backoff::new(),
             options,
         })
@@ -317,8 +327,7 @@ impl Worker {
     /// See [`Error`]. Postgres or Kafka being away is no error: it waits.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let result = self.sessions(&shutdown).await;
-        let stream = self.plan.definition.id.clone();
-        self.metrics.up.with_label_values(&[&stream]).set(0);
+        self.mark_down();
         match &result {
             Ok(()) => self.say(State::Stopped, None),
             Err(error) => self.say(State::Failed, Some(error.to_string())),
@@ -327,6 +336,8 @@ impl Worker {
         if let Some(topic) = self.dead_topic.take() {
             topic.close().await;
         }
+        self.held.clear();
+        self.gauge_partitions();
         self.sink.close().await;
         result
     }
@@ -343,8 +354,8 @@ impl Worker {
                 Err(Broken::Away(reason)) => (reason, true),
                 Err(Broken::PostgresAway(reason)) => (reason, false),
             };
+            self.mark_down();
             let stream = &self.plan.definition.id;
-            self.metrics.up.with_label_values(&[stream]).set(0);
             let is_new =
                 said.as_ref() != Some(&reason) || self.status.borrow().state == State::Running;
             if is_new {
@@ -519,11 +530,33 @@ impl Worker {
             self.lively.remove(partition);
             self.metrics.forget_partition(&stream, *partition);
         }
-        self.metrics
-            .partitions
-            .with_label_values(&[&stream])
-            .set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+        self.gauge_partitions();
         tracing::info!(stream, ?partitions, "stream: gave up partitions");
+    }
+
+    fn mark_up(&mut self) {
+        self.gauge_up(1);
+    }
+
+    fn mark_down(&mut self) {
+        self.gauge_up(0);
+    }
+
+    fn gauge_up(&mut self, up: i64) {
+        let gauge = &self.metrics.up;
+        gauge
+            .with_label_values(&[&self.plan.definition.id])
+            .add(up - self.gauged.up);
+        self.gauged.up = up;
+    }
+
+    fn gauge_partitions(&mut self) {
+        let partitions = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
+        let gauge = &self.metrics.partitions;
+        gauge
+            .with_label_values(&[&self.plan.definition.id])
+            .add(partitions - self.gauged.partitions);
+        self.gauged.partitions = partitions;
     }
 
     fn give_up_all(&mut self) {
@@ -550,12 +583,8 @@ impl Worker {
                 "stream `{stream}` reads"
             );
         }
-        let up = self.metrics.up.with_label_values(&[&stream]);
-        up.set(1);
-        self.metrics
-            .partitions
-            .with_label_values(&[&stream])
-            .set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+        self.mark_up();
+        self.gauge_partitions();
         self.backoff.reset();
         self.say(State::Running, None);
         self.write_status().await;
@@ -872,12 +901,12 @@ impl Worker {
             Some(false) if before.state == State::Running => {
                 let reason = self.kafka_away();
                 tracing::warn!(stream, reason, "stream `{stream}` waits: {reason}");
-                self.metrics.up.with_label_values(&[&stream]).set(0);
+                self.mark_down();
                 self.say(State::Waiting, Some(reason));
             }
             Some(true) if before.state == State::Waiting => {
                 tracing::info!(stream, "stream `{stream}` reads again");
-                self.metrics.up.with_label_values(&[&stream]).set(1);
+                self.mark_up();
                 self.say(State::Running, None);
             }
             Some(_) | None => {}
