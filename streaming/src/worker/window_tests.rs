@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::{
-    fold::{Counts, Message, Position},
+    fold::{Counts, Message},
     plan::Plan,
     sink::Held,
     tests::{Database, MINUTE, T0, at, fold, folder, fresh, pin, plan_of, titled},
@@ -308,6 +308,20 @@ struct Said {
     max: Option<i64>,
 }
 
+/// A row of the view.
+#[derive(sqlx::FromRow)]
+struct ResultRow {
+    window_name: String,
+    window_start: DateTime<Utc>,
+    window_end: DateTime<Utc>,
+    group_key: String,
+    events: i64,
+    dead: i64,
+    followed: i64,
+    followed_sum: i64,
+    followed_max: Option<i64>,
+}
+
 type Windows = BTreeMap<(String, i64, String), Said>;
 
 /// Counts every message in every window that holds it, one by one.
@@ -441,29 +455,30 @@ async fn random_events_are_counted_as_a_plain_computation_counts_them() {
         commit_in_random_batches(&database, &plan, &mut random, &samples).await;
 
         let (expected, dropped) = plainly(&samples);
-        let rows: Vec<(String, DateTime<Utc>, DateTime<Utc>, String, i64, i64, i64, i64, Option<i64>)> =
-            sqlx::query_as(
-                "select window_name, window_start, window_end, group_key, events, dead, followed, followed_sum::bigint, followed_max
-                 from window_result",
-            )
-            .fetch_all(&database.pool)
-            .await
-            .expect("read");
+        let rows: Vec<ResultRow> = sqlx::query_as(
+            "select window_name, window_start, window_end, group_key, events, dead, followed, followed_sum::bigint, followed_max
+             from window_result",
+        )
+        .fetch_all(&database.pool)
+        .await
+        .expect("read");
         let mut found = Windows::new();
-        for (name, start, end, group, events, dead, followed, sum, max) in rows {
+        for row in rows {
             let spec = SPECS
                 .iter()
-                .find(|spec| spec.name == name)
+                .find(|spec| spec.name == row.window_name)
                 .expect("a window of ours");
-            assert_eq!((end - start).num_milliseconds(), spec.length);
+            let length = row.window_end - row.window_start;
+            assert_eq!(length.num_milliseconds(), spec.length);
             let said = Said {
-                events,
-                dead,
-                followed,
-                sum,
-                max,
+                events: row.events,
+                dead: row.dead,
+                followed: row.followed,
+                sum: row.followed_sum,
+                max: row.followed_max,
             };
-            found.insert((name, start.timestamp_millis(), group), said);
+            let start = row.window_start.timestamp_millis();
+            found.insert((row.window_name, start, row.group_key), said);
         }
         assert_eq!(found, expected, "seed {seed}");
         assert!(dropped > 10, "the test tests: {dropped} dropped");
@@ -586,11 +601,6 @@ async fn an_idle_partition_holds_no_window_open() {
         .await
         .expect("marked");
     assert_eq!(database.count(is_final).await, 2);
-    let position = Position {
-        next_offset: held[&0].next_offset,
-        watermark_ms: held[&0].watermark_ms,
-    };
-    assert_eq!(position.next_offset, 1);
     let folded = fold(&plan, &held, &[at(0, 1, T0, &one)]);
     database
         .sink
