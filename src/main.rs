@@ -16,6 +16,7 @@ mod roles;
 mod settings;
 mod shutdown;
 mod standalone;
+mod stream_pages;
 
 use std::process::ExitCode;
 

@@ -33,6 +33,7 @@ use crate::{
     registry,
     settings::Settings,
     shutdown,
+    stream_pages::LiveStreams,
 };
 
 /// How long running tasks may go on after a worker was asked to stop, unless the settings say.
@@ -245,7 +246,7 @@ pub(crate) async fn run_stream(settings: &Settings) -> Result<()> {
         workers.spawn(worker.run(shutdown.clone()));
     }
     say(&format!(
-        "stream ready: {} streams of {}",
+        "stream ready: {} workers for the streams of {}",
         workers.len(),
         settings.dags_folder.display()
     ));
@@ -388,6 +389,9 @@ pub(crate) async fn serve_web(
         .with_connection_test(Arc::new(Tester))
         .with_metrics(Arc::new(pinwheel_scheduler::metrics::gather))
         .with_metrics(Arc::new(move || metrics.gather()));
+    if let Some(url) = &settings.database_url {
+        state = state.with_streams(Arc::new(LiveStreams(live::connect(url)?)));
+    }
     if let Some(kafka) = &settings.kafka {
         state = state.with_check(Arc::new(KafkaCheck(kafka.clone())));
     }
@@ -466,33 +470,45 @@ pub(crate) async fn check_ingest_port(settings: &Settings) -> Result<()> {
     }
 }
 
-/// One worker for every stream file, with the stream's name.
+/// The workers of every stream file, each with its stream's name.
 pub(crate) fn stream_workers(
     settings: &Settings,
     kafka: &KafkaSettings,
     database_url: &str,
-    metrics: &prometheus::Registry,
+    registry: &prometheus::Registry,
 ) -> Result<Vec<(String, Worker)>> {
     let datasets = registry::datasets(&settings.dags_folder)?;
-    streams(settings)?
-        .into_iter()
-        .map(|stream| {
-            let dataset = datasets.get(&stream.dataset).ok_or_else(|| {
-                Failure::invalid(format!(
-                    "stream `{}` names the unknown dataset `{}`",
-                    stream.id, stream.dataset
-                ))
-                .hint(format!(
-                    "its file belongs into `{}`",
-                    settings.dags_folder.join("datasets").display()
-                ))
-            })?;
-            let name = stream.id.clone();
-            let mut options = WorkerOptions::new(kafka.clone(), database_url, stream, dataset);
-            options.registry = metrics.clone();
-            Ok((name, Worker::new(options)?))
-        })
-        .collect()
+    let metrics = pinwheel_streaming::metrics::Worker::register(registry);
+    let mut workers = Vec::new();
+    for stream in streams(settings)? {
+        let dataset = datasets.get(&stream.dataset).ok_or_else(|| {
+            Failure::invalid(format!(
+                "stream `{}` names the unknown dataset `{}`",
+                stream.id, stream.dataset
+            ))
+            .hint(format!(
+                "its file belongs into `{}`",
+                settings.dags_folder.join("datasets").display()
+            ))
+        })?;
+        for number in 1..=stream.workers {
+            let numbered = |name: String| match stream.workers {
+                1 => name,
+                _ => format!("{name}-{number}"),
+            };
+            let mut options = WorkerOptions::new(
+                kafka.clone(),
+                database_url,
+                stream.clone(),
+                Arc::clone(&dataset),
+            );
+            options.metrics = metrics.clone();
+            options.name = numbered(settings.worker.name.clone().unwrap_or_else(process_name));
+            options.instance = settings.worker.name.clone().map(numbered);
+            workers.push((stream.id.clone(), Worker::new(options)?));
+        }
+    }
+    Ok(workers)
 }
 
 /// The stream files of the DAG folder.

@@ -17,8 +17,8 @@ use crate::{
     worker::{self, PartitionStatus},
 };
 
-/// One stream, as its worker last wrote it.
-#[derive(Clone, Debug, FromRow)]
+/// One stream, as its workers last wrote it, with where its partitions stand.
+#[derive(Clone, Debug)]
 pub struct StreamRow {
     /// The stream.
     pub stream: String,
@@ -26,21 +26,21 @@ pub struct StreamRow {
     pub topic: String,
     /// The dataset that cleans it.
     pub dataset: String,
-    /// Its table in the schema `live`.
-    pub table_name: String,
-    /// The worker that owns it.
-    pub owner: String,
-    /// `starting`, `running`, `waiting`, `failed` or `stopped`.
+    /// Its table of posts in the schema `live`; `None` where it keeps windows alone.
+    pub table_name: Option<String>,
+    /// `starting`, `running`, `waiting`, `failed`, `stopped` or `lost`: of the worker that does most, or else spoke last.
     pub state: String,
     /// What is wrong, for people.
     pub problem: Option<String>,
-    /// Events committed in the second before the last write.
+    /// Events committed in the second before the last write, by all workers.
     pub events_per_second: f64,
-    /// The partitions, by number.
-    pub partitions: Json<Vec<PartitionStatus>>,
+    /// Its workers, who spoke last first.
+    pub workers: Vec<WorkerRow>,
+    /// Its partitions, by number.
+    pub partitions: Vec<PartitionRow>,
     /// When the last batch was committed.
     pub last_commit: Option<DateTime<Utc>>,
-    /// When this was written.
+    /// When a worker last spoke.
     pub updated_at: DateTime<Utc>,
     /// Events committed since the stream began.
     pub events: i64,
@@ -48,8 +48,106 @@ pub struct StreamRow {
     pub dead_letters: i64,
     /// Of them, behind the watermark.
     pub late: i64,
-    /// The event time that every partition with events has passed.
+    /// Of them, left out of a window because they came too late.
+    pub dropped: i64,
+    /// The event time that every partition has passed that is not idle.
     pub watermark: Option<DateTime<Utc>>,
+}
+
+impl StreamRow {
+    /// How many offsets the stream is behind; `None` while the end of a partition is not known.
+    pub fn lag(&self) -> Option<i64> {
+        self.partitions.iter().map(|partition| partition.lag).sum()
+    }
+}
+
+/// One worker of a stream, as it last wrote.
+#[derive(Clone, Debug, FromRow)]
+pub struct WorkerRow {
+    /// The stream.
+    pub stream: String,
+    /// The worker's name.
+    pub owner: String,
+    /// The topic.
+    pub topic: String,
+    /// The dataset.
+    pub dataset: String,
+    /// The table of posts.
+    pub table_name: Option<String>,
+    /// `starting`, `running`, `waiting`, `failed` or `stopped`.
+    pub state: String,
+    /// What is wrong, for people.
+    pub problem: Option<String>,
+    /// Events committed in the second before the write.
+    pub events_per_second: f64,
+    /// The partitions that it reads, by number.
+    pub partitions: Json<Vec<PartitionStatus>>,
+    /// When its last batch was committed.
+    pub last_commit: Option<DateTime<Utc>>,
+    /// When this was written.
+    pub updated_at: DateTime<Utc>,
+    /// Whether it has said nothing for a minute though it should.
+    pub is_lost: bool,
+}
+
+impl WorkerRow {
+    /// Its state, or `lost`.
+    pub fn state(&self) -> &str {
+        if self.is_lost { "lost" } else { &self.state }
+    }
+
+    /// How much its word counts for the stream's state.
+    fn rank(&self) -> u8 {
+        match self.state() {
+            "running" => 3,
+            "waiting" => 2,
+            "starting" => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Where one partition of a stream stands.
+#[derive(Clone, Debug)]
+pub struct PartitionRow {
+    /// The partition.
+    pub partition: i32,
+    /// The next offset; everything before it is committed.
+    pub next_offset: i64,
+    /// Raised whenever a worker takes the partition.
+    pub generation: i64,
+    /// The worker that took it last.
+    pub owner: String,
+    /// The event time it has passed.
+    pub watermark: Option<DateTime<Utc>>,
+    /// Since when it has nothing to read.
+    pub idle_since: Option<DateTime<Utc>>,
+    /// How many offsets it is behind, as its worker last wrote.
+    pub lag: Option<i64>,
+    /// Events committed.
+    pub events: i64,
+    /// Of them, kept as dead letters.
+    pub dead_letters: i64,
+    /// Of them, behind the watermark.
+    pub late: i64,
+    /// Of them, left out of a window.
+    pub dropped: i64,
+}
+
+#[derive(FromRow)]
+struct StoredPartition {
+    stream: String,
+    topic: String,
+    partition: i32,
+    next_offset: i64,
+    generation: i64,
+    owner: String,
+    watermark: Option<DateTime<Utc>>,
+    idle_since: Option<DateTime<Utc>>,
+    events: i64,
+    dead_letters: i64,
+    late: i64,
+    dropped: i64,
 }
 
 /// One stream with the rows of its table.
@@ -82,7 +180,7 @@ pub struct DeadLetterRow {
     pub raw: Option<Vec<u8>>,
 }
 
-/// One window of one group.
+/// One window of event time and one of its groups.
 #[derive(Clone, Debug, FromRow)]
 pub struct WindowRow {
     /// The window's name.
@@ -91,11 +189,13 @@ pub struct WindowRow {
     pub window_start: DateTime<Utc>,
     /// The first instant behind it.
     pub window_end: DateTime<Utc>,
-    /// The group; empty where the column is null.
+    /// The group; empty where the column is null, and where the window has none.
     pub group_key: String,
     /// How many events.
     pub events: i64,
-    /// Of them, late.
+    /// Messages that could not become a row, where the window has no groups.
+    pub dead: i64,
+    /// Of the events, late.
     pub late: i64,
     /// How many events have the followed column.
     pub followed: i64,
@@ -103,6 +203,29 @@ pub struct WindowRow {
     pub followed_sum: String,
     /// Its maximum.
     pub followed_max: Option<i64>,
+    /// Its mean.
+    pub followed_mean: Option<f64>,
+    /// The group's part of the window's events.
+    pub share: Option<f64>,
+    /// The part of the window's messages that could not become a row.
+    pub error_rate: Option<f64>,
+    /// Whether the watermark has passed its end: only late events change it.
+    pub is_final: bool,
+}
+
+/// One group of a window over the last events.
+#[derive(Clone, Debug, FromRow)]
+pub struct TopRow {
+    /// The window's name.
+    pub window_name: String,
+    /// The group; empty where the column is null.
+    pub group_key: String,
+    /// How many of the last events.
+    pub events: i64,
+    /// Its part of them.
+    pub share: f64,
+    /// Its place; ties share one.
+    pub place: i64,
 }
 
 /// Makes the schema `live` and its tables, for `db migrate`. The pool's search path must be `live`: [`connect`] has it.
@@ -129,15 +252,98 @@ pub fn connect(database_url: &str) -> Result<PgPool, sqlx::Error> {
 ///
 /// When Postgres is away or refuses.
 pub async fn streams(pool: &PgPool) -> Result<Vec<StreamRow>, sqlx::Error> {
-    let exists: bool = sqlx::query_scalar("select to_regclass('live.stream_status') is not null")
+    let exists: bool = sqlx::query_scalar("select to_regclass('live.window_recent') is not null")
         .fetch_one(pool)
         .await?;
     if !exists {
         return Ok(Vec::new());
     }
-    sqlx::query_as(include_str!("queries/read_streams.sql"))
+    let workers: Vec<WorkerRow> = sqlx::query_as(include_str!("queries/read_workers.sql"))
         .fetch_all(pool)
-        .await
+        .await?;
+    let stored: Vec<StoredPartition> = sqlx::query_as(include_str!("queries/read_partitions.sql"))
+        .fetch_all(pool)
+        .await?;
+    let mut streams: BTreeMap<String, Vec<WorkerRow>> = BTreeMap::new();
+    for worker in workers {
+        streams
+            .entry(worker.stream.clone())
+            .or_default()
+            .push(worker);
+    }
+    Ok(streams
+        .into_values()
+        .filter_map(|workers| stream(workers, &stored))
+        .collect())
+}
+
+/// Puts together what the workers of one stream say, who spoke last first, and where its partitions stand.
+fn stream(workers: Vec<WorkerRow>, stored: &[StoredPartition]) -> Option<StreamRow> {
+    let newest = workers.first()?;
+    let mut speaker = newest;
+    for worker in &workers {
+        if worker.rank() > speaker.rank() {
+            speaker = worker;
+        }
+    }
+    let partitions: Vec<PartitionRow> = stored
+        .iter()
+        .filter(|stands| stands.stream == newest.stream && stands.topic == newest.topic)
+        .map(|stands| PartitionRow {
+            partition: stands.partition,
+            next_offset: stands.next_offset,
+            generation: stands.generation,
+            owner: stands.owner.clone(),
+            watermark: stands.watermark,
+            idle_since: stands.idle_since,
+            lag: workers
+                .iter()
+                .flat_map(|worker| worker.partitions.iter())
+                .filter(|said| said.partition == stands.partition)
+                .max_by_key(|said| said.generation)
+                .and_then(|said| said.end_offset)
+                .map(|end| (end - stands.next_offset).max(0)),
+            events: stands.events,
+            dead_letters: stands.dead_letters,
+            late: stands.late,
+            dropped: stands.dropped,
+        })
+        .collect();
+    let passed = |partition: &&PartitionRow| partition.idle_since.is_none();
+    let sum = |count: fn(&PartitionRow) -> i64| partitions.iter().map(count).sum();
+    Some(StreamRow {
+        stream: newest.stream.clone(),
+        topic: newest.topic.clone(),
+        dataset: newest.dataset.clone(),
+        table_name: newest.table_name.clone(),
+        state: speaker.state().to_owned(),
+        problem: speaker.problem.clone(),
+        events_per_second: workers
+            .iter()
+            .filter(|worker| worker.state() == "running")
+            .map(|worker| worker.events_per_second)
+            .sum(),
+        last_commit: workers.iter().filter_map(|worker| worker.last_commit).max(),
+        updated_at: newest.updated_at,
+        events: sum(|partition| partition.events),
+        dead_letters: sum(|partition| partition.dead_letters),
+        late: sum(|partition| partition.late),
+        dropped: sum(|partition| partition.dropped),
+        // As the view `stream_watermark` has it.
+        watermark: partitions
+            .iter()
+            .filter(passed)
+            .filter_map(|partition| partition.watermark)
+            .min()
+            .or_else(|| {
+                partitions
+                    .iter()
+                    .filter_map(|partition| partition.watermark)
+                    .max()
+            }),
+        partitions,
+        workers,
+    })
 }
 
 /// All streams with the rows of their tables, by name. Counts the rows, so it is for people and tests, not for a loop.
@@ -148,7 +354,10 @@ pub async fn streams(pool: &PgPool) -> Result<Vec<StreamRow>, sqlx::Error> {
 pub async fn summary(pool: &PgPool) -> Result<Vec<Summary>, sqlx::Error> {
     let mut summaries = Vec::new();
     for stream in streams(pool).await? {
-        let rows = rows(pool, &stream.table_name).await?;
+        let rows = match &stream.table_name {
+            None => 0,
+            Some(table) => rows(pool, table).await?,
+        };
         summaries.push(Summary { stream, rows });
     }
     Ok(summaries)
@@ -194,7 +403,7 @@ pub async fn dead_letters(
         .await
 }
 
-/// The windows of a stream, newest first, and within one by the number of events.
+/// The newest windows of a stream, `each` of every name: newest first, and within one by the number of events.
 ///
 /// # Errors
 ///
@@ -202,9 +411,22 @@ pub async fn dead_letters(
 pub async fn windows(
     pool: &PgPool,
     stream: &str,
-    limit: i64,
+    each: i32,
 ) -> Result<Vec<WindowRow>, sqlx::Error> {
     sqlx::query_as(include_str!("queries/read_windows.sql"))
+        .bind(stream)
+        .bind(each)
+        .fetch_all(pool)
+        .await
+}
+
+/// The groups of a stream's last events, the most frequent first.
+///
+/// # Errors
+///
+/// When Postgres is away or refuses.
+pub async fn top(pool: &PgPool, stream: &str, limit: i64) -> Result<Vec<TopRow>, sqlx::Error> {
+    sqlx::query_as(include_str!("queries/read_top.sql"))
         .bind(stream)
         .bind(limit)
         .fetch_all(pool)

@@ -63,6 +63,12 @@ pub struct Worker {
     pub(crate) dead: IntCounterVec,
     /// Events that came after their window was passed by the watermark.
     pub(crate) late: IntCounterVec,
+    /// Events that a window has left out because they came too late.
+    pub(crate) dropped: IntCounterVec,
+    /// How often a worker was given partitions.
+    pub(crate) rebalances: IntCounterVec,
+    /// How many partitions the workers of the process have.
+    pub(crate) partitions: IntGaugeVec,
     /// Committed micro-batches.
     pub(crate) batches: IntCounterVec,
     /// How long the transaction of a micro-batch took.
@@ -73,7 +79,7 @@ pub struct Worker {
     pub(crate) watermark: GaugeVec,
     /// When the last batch was committed, seconds since 1970.
     pub(crate) last_commit: GaugeVec,
-    /// 1 while the worker owns its partitions and reaches Kafka and Postgres.
+    /// How many workers own their partitions and reach Kafka and Postgres.
     pub(crate) up: IntGaugeVec,
 }
 
@@ -106,6 +112,36 @@ impl Worker {
                     Opts::new(
                         "pinwheel_stream_late_events_total",
                         "Events that came after their window had passed",
+                    ),
+                    stream,
+                ),
+            ),
+            dropped: kept(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "pinwheel_stream_late_events_dropped_total",
+                        "Events that a window has left out because they came too late",
+                    ),
+                    stream,
+                ),
+            ),
+            rebalances: kept(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "pinwheel_stream_assignments_total",
+                        "How often a worker of the process was given partitions",
+                    ),
+                    stream,
+                ),
+            ),
+            partitions: kept(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "pinwheel_stream_partitions",
+                        "Partitions that the process reads",
                     ),
                     stream,
                 ),
@@ -163,12 +199,20 @@ impl Worker {
                 IntGaugeVec::new(
                     Opts::new(
                         "pinwheel_stream_up",
-                        "1 while the worker owns its partitions and makes progress",
+                        "Workers of the process that own their partitions and make progress",
                     ),
                     stream,
                 ),
             ),
         }
+    }
+
+    /// Forgets the gauges of a partition that another worker reads now.
+    pub(crate) fn forget_partition(&self, stream: &str, partition: i32) {
+        let labels = [stream, &partition.to_string()];
+        // A gauge that was never set is as good as forgotten.
+        drop(self.lag.remove_label_values(&labels));
+        drop(self.watermark.remove_label_values(&labels));
     }
 
     /// The watermark gauge of one partition.

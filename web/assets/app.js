@@ -221,7 +221,7 @@
     }
     if (event.timeStamp - went < 1200) {
       went = 0;
-      const to = { h: "/", d: "/dags", r: "/runs", p: "/pools", w: "/workers", c: "/connections", v: "/variables" }[event.key];
+      const to = { h: "/", d: "/dags", r: "/runs", p: "/pools", s: "/streams", w: "/workers", c: "/connections", v: "/variables" }[event.key];
       if (to) { event.preventDefault(); location.href = to; return; }
     }
     if (event.key === "/") {

@@ -17,6 +17,7 @@ mod reports;
 mod routes;
 mod server;
 mod state;
+mod streams;
 
 pub use format::{connection_place, plain};
 pub use health::Check;
@@ -24,3 +25,6 @@ pub use reports::{KeptReport, ReportColumn, ReportFile, ReportShown, Reports};
 pub use routes::{Route, routes};
 pub use server::{Error, MetricsOptions, WebOptions, metrics_router, router, serve, serve_metrics};
 pub use state::{Gather, TestConnection, WebState};
+pub use streams::{
+    Stream, StreamDeadLetter, StreamPartition, StreamTop, StreamWindow, StreamWorker, Streams,
+};

@@ -93,6 +93,8 @@ pub(crate) struct Connection {
     open: IntGauge,
     changes: Changes,
     stop: CancellationToken,
+    /// Look again after so long even if nobody rang.
+    doubt: Duration,
     looks: u64,
 }
 
@@ -106,6 +108,7 @@ impl Connection {
             open,
             changes: state.changes.clone(),
             stop: state.stop.clone(),
+            doubt: DOUBT,
             looks: 0,
         })
     }
@@ -122,7 +125,7 @@ impl Connection {
             biased;
             () = self.stop.cancelled() => false,
             () = self.changes.next() => true,
-            () = tokio::time::sleep(DOUBT) => true,
+            () = tokio::time::sleep(self.doubt) => true,
         }
     }
 }
@@ -146,8 +149,31 @@ where
     R: Fn() -> F + Send + 'static,
     F: Future<Output = Result<Vec<Region>, Failure>> + Send + 'static,
 {
+    follow_on(Connection::open(state)?, seen, render)
+}
+
+/// The same for what changes without the engine's knowledge: it is rendered again every second.
+pub(crate) fn follow_each_second<R, F>(
+    state: &WebState,
+    seen: &Seen,
+    render: R,
+) -> Result<Response, Failure>
+where
+    R: Fn() -> F + Send + 'static,
+    F: Future<Output = Result<Vec<Region>, Failure>> + Send + 'static,
+{
+    let mut connection = Connection::open(state)?;
+    connection.doubt = Duration::from_secs(1);
+    follow_on(connection, seen, render)
+}
+
+fn follow_on<R, F>(connection: Connection, seen: &Seen, render: R) -> Result<Response, Failure>
+where
+    R: Fn() -> F + Send + 'static,
+    F: Future<Output = Result<Vec<Region>, Failure>> + Send + 'static,
+{
     let follow = Follow {
-        connection: Connection::open(state)?,
+        connection,
         render,
         sent: BTreeMap::new(),
         seen: u64::from_str_radix(&seen.seen, 16).ok(),

@@ -13,7 +13,7 @@ use prometheus::proto::MetricFamily;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Check, Reports, failure::Failure, metrics::Metrics};
+use crate::{Check, Reports, Streams, failure::Failure, metrics::Metrics};
 
 /// Gives the metrics of one part of the process.
 pub type Gather = Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
@@ -47,6 +47,8 @@ pub struct WebState {
     /// The kept reports, where the process can read them.
     pub(crate) reports: Option<Arc<dyn Reports>>,
     pub(crate) metrics: Metrics,
+    /// What the streaming workers keep, where the process can read it.
+    pub(crate) streams: Option<Arc<dyn Streams>>,
     pub(crate) live: Arc<Semaphore>,
     /// The address we serve on; its IP is a good `Host`.
     pub(crate) bind: Option<SocketAddr>,
@@ -66,10 +68,18 @@ impl WebState {
             gather: Arc::new([]),
             checks: Arc::new([]),
             metrics: Metrics::new(),
+            streams: None,
             live: Arc::new(Semaphore::new(LIVE_CONNECTIONS)),
             bind: None,
             stop: CancellationToken::new(),
         }
+    }
+
+    /// Lets people see streams.
+    #[must_use]
+    pub fn with_streams(mut self, streams: Arc<dyn Streams>) -> Self {
+        self.streams = Some(streams);
+        self
     }
 
     /// Adds metrics to `/metrics`, beside the web role's own.

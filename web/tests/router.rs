@@ -19,10 +19,7 @@ use pinwheel_scheduler::{
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
 };
 use pinwheel_test_support::postgres::Postgres;
-use pinwheel_web::{
-    Check, KeptReport, ReportColumn, ReportFile, ReportShown, Reports, TestConnection, WebState,
-    metrics_router, router, routes,
-};
+use pinwheel_web::{Check, KeptReport, ReportColumn, ReportFile, ReportShown, Reports, Stream, StreamDeadLetter, StreamPartition, StreamTop, StreamWindow, StreamWorker, Streams, TestConnection, WebState, metrics_router, router, routes};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -890,6 +887,132 @@ async fn a_store_that_is_away_or_not_configured_is_told_apart() {
     }
     let page = none.get("/reports").await.page();
     assert!(page.contains("s3.endpoint"), "{page}");
+}
+
+/// One stream whose every text is hostile.
+struct HostileStream;
+
+#[async_trait]
+impl Streams for HostileStream {
+    async fn streams(&self) -> Result<Vec<Stream>, String> {
+        let now = chrono::Utc::now();
+        let hostile = || HOSTILE.to_owned();
+        let window = |group: String, start| StreamWindow {
+            window: hostile(),
+            start,
+            end: start + TimeDelta::minutes(1),
+            group,
+            events: 3,
+            share: Some(0.75),
+            late: 1,
+            mean: Some(1_234.5),
+            maximum: Some(2_000),
+            error_rate: Some(0.125),
+            is_final: true,
+        };
+        Ok(vec![Stream {
+            stream: hostile(),
+            topic: hostile(),
+            dataset: hostile(),
+            table: Some(hostile()),
+            state: hostile(),
+            problem: Some(hostile()),
+            events_per_second: 41.6,
+            lag: Some(17),
+            watermark: Some(now),
+            last_commit: None,
+            events: 400,
+            dead_letters: 5,
+            late: 6,
+            dropped: 2,
+            workers: vec![StreamWorker {
+                worker: hostile(),
+                state: "lost".to_owned(),
+                problem: Some(hostile()),
+                partitions: vec![0, 3],
+                events_per_second: 0.0,
+                updated_at: now,
+            }],
+            partitions: vec![StreamPartition {
+                partition: 0,
+                worker: hostile(),
+                generation: 9,
+                next_offset: 4_711,
+                lag: None,
+                watermark: None,
+                idle_since: Some(now),
+                events: 400,
+                dead_letters: 5,
+                late: 6,
+            }],
+            windows: vec![
+                window("older".to_owned(), now - TimeDelta::minutes(5)),
+                window(hostile(), now),
+            ],
+            top: vec![StreamTop {
+                window: "last".to_owned(),
+                place: 1,
+                group: hostile(),
+                events: 2,
+                share: 0.5,
+            }],
+            newest_dead_letters: vec![StreamDeadLetter {
+                partition: 0,
+                offset: 12,
+                at: None,
+                rule: hostile(),
+                detail: hostile(),
+            }],
+        }])
+    }
+}
+
+#[tokio::test]
+async fn the_streams_page_and_its_api_tell_what_the_workers_keep() {
+    let House { store, .. } = House::empty().await;
+    let changes = Changes::listen(&store)
+        .await
+        .expect("Postgres can be listened to");
+    let state = WebState::new(store.clone(), changes).with_streams(Arc::new(HostileStream));
+    let house = House {
+        store,
+        router: router(state),
+    };
+    let page = house.get("/streams").await.page();
+    for part in [
+        "17",
+        "42/s",
+        "6, 2 left out",
+        "4711",
+        "not known",
+        "75.0 %",
+        "12.5 %",
+        "1234",
+        "0, 3",
+        "lost",
+        "0:12",
+        "idle since",
+    ] {
+        assert!(page.contains(part), "{part} is missing: {page}");
+    }
+    assert!(
+        !page.contains("older"),
+        "only the newest window of a name is shown"
+    );
+    assert!(!page.contains("<script>alert"), "{page}");
+    let list = house.get("/api/v1/streams").await.json();
+    assert_eq!(list["streams"][0]["lag"], 17);
+    assert_eq!(list["streams"][0]["partitions"][0]["generation"], 9);
+    assert_eq!(list["streams"][0]["windows"][1]["group"], HOSTILE);
+}
+
+#[tokio::test]
+async fn without_streams_the_page_says_how_to_get_one() {
+    let house = House::empty().await;
+    let page = house.get("/streams").await.page();
+    assert!(page.contains("No stream yet"), "{page}");
+    let list = house.get("/api/v1/streams").await.json();
+    assert_eq!(list, json!({ "streams": [] }));
 }
 
 #[tokio::test]

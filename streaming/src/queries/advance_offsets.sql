@@ -6,9 +6,11 @@ set next_offset = batch.next_offset,
     events = stands.events + batch.events,
     dead_letters = stands.dead_letters + batch.dead_letters,
     late = stands.late + batch.late,
+    dropped = stands.dropped + batch.dropped,
+    idle_since = case when batch.events = 0 then stands.idle_since end,
     updated_at = now()
-from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::bigint[], $10::bigint[])
-    as batch (partition, generation, from_offset, next_offset, watermark, events, dead_letters, late)
+from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+    as batch (partition, generation, from_offset, next_offset, watermark, events, dead_letters, late, dropped)
 where stands.stream = $1
     and stands.topic = $2
     and stands.partition = batch.partition

@@ -15,27 +15,121 @@ pub struct StreamDefinition {
     pub topic: String,
     /// The id of the dataset that cleans it.
     pub dataset: String,
-    /// The table in the schema `live`.
-    pub table: String,
+    /// The table in the schema `live` that posts are upserted into; `None` keeps windows alone.
+    pub posts: Option<String>,
+    /// Where messages go that cannot become a row.
+    pub dead_letters: DeadLetterSink,
     /// What to do when offsets are gone before they were read.
     pub on_gap: OnGap,
-    /// How far behind the newest event the watermark is.
+    /// When an event happened.
+    pub event_time: EventTime,
+    /// How far behind the newest event of a partition its watermark is.
     pub lateness: Duration,
+    /// A partition that has nothing to read for so long holds no watermark back.
+    pub idle: Duration,
+    /// How several workers share the partitions.
+    pub group_protocol: GroupProtocol,
+    /// How many workers a process runs for the stream, each with partitions of its own.
+    pub workers: u32,
+    /// When a micro-batch is written.
+    pub batch: BatchLimits,
     /// The windows, by name.
     pub windows: Vec<WindowDefinition>,
 }
 
-/// A tumbling window over event time.
+/// Where messages go that cannot become a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeadLetterSink {
+    /// The table `live.dead_letter`, in the transaction of the batch: each exactly once.
+    #[default]
+    Table,
+    /// A topic, before the transaction of the batch: each at least once, with its place in the headers.
+    Topic(String),
+}
+
+/// When an event happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum EventTime {
+    /// The time of the Kafka message.
+    #[default]
+    Kafka,
+    /// A column of the dataset: milliseconds since 1970 or a time as text. Where it is null, the time of the message.
+    Column(String),
+}
+
+/// How several workers of one stream share the partitions of its topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupProtocol {
+    /// A consumer group with Kafka's classic protocol, which every broker speaks.
+    #[default]
+    Classic,
+    /// A consumer group with the protocol of KIP-848, from Kafka 4.0 on.
+    Consumer,
+    /// No group: a worker takes all partitions, and an earlier one stops.
+    None,
+}
+
+/// When a micro-batch is handed to Postgres: whatever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// With so many messages.
+    pub messages: usize,
+    /// With so many bytes of keys and values.
+    pub bytes: usize,
+    /// So long after its first message.
+    pub time: Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            messages: 5_000,
+            bytes: 16 * 1024 * 1024,
+            time: Duration::from_millis(100),
+        }
+    }
+}
+
+/// A window: counts of events, by a column if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowDefinition {
     /// Its name.
     pub name: String,
-    /// Its length.
-    pub every: Duration,
-    /// The text column that events are grouped by.
-    pub by: String,
+    /// What it spans.
+    pub span: Span,
+    /// The text column that events are grouped by; without one all messages are counted together, the dead ones too.
+    pub by: Option<String>,
     /// The integer column whose count, sum and maximum are kept.
     pub follow: Option<String>,
+    /// What becomes of an event that comes after its window has closed.
+    pub late: Late,
+}
+
+/// What a window spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// A length of event time; a window begins at every multiple of `slide` since 1970. A tumbling window's slide is its length.
+    Time {
+        /// The length.
+        every: Duration,
+        /// From one window to the next; divides the length.
+        slide: Duration,
+    },
+    /// The last so many events.
+    Last(u32),
+}
+
+/// What becomes of an event that comes after its window has closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Late {
+    /// It is counted all the same, and counted as late.
+    #[default]
+    Count,
+    /// It is left out once the watermark has passed the window's end and the allowed lateness.
+    Drop(Duration),
+    /// It is left out as well, and kept as a dead letter.
+    DeadLetter(Duration),
 }
 
 /// What to do when the broker has deleted offsets that were not read yet.
@@ -97,6 +191,10 @@ pub enum DefinitionError {
 struct File {
     stream: StreamTable,
     #[serde(default)]
+    sinks: SinksTable,
+    #[serde(default)]
+    batch: BatchTable,
+    #[serde(default)]
     windows: BTreeMap<String, WindowTable>,
 }
 
@@ -108,19 +206,234 @@ struct StreamTable {
     description: String,
     topic: String,
     dataset: String,
-    table: Option<String>,
     #[serde(default)]
     on_gap: OnGap,
+    event_time: Option<String>,
     lateness: Option<String>,
+    idle: Option<String>,
+    #[serde(default)]
+    group_protocol: GroupProtocol,
+    workers: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SinksTable {
+    posts: Option<PostsTable>,
+    dead_letters: Option<DeadLettersTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PostsTable {
+    table: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeadLettersTable {
+    topic: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchTable {
+    messages: Option<usize>,
+    bytes: Option<usize>,
+    time: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WindowTable {
-    every: String,
-    by: String,
+    every: Option<String>,
+    slide: Option<String>,
+    last: Option<u32>,
+    by: Option<String>,
     follow: Option<String>,
+    late: Option<LateWord>,
+    allowed_lateness: Option<String>,
 }
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LateWord {
+    Count,
+    Drop,
+    DeadLetter,
+}
+
+/// Makes the errors of one file.
+struct Values<'f> {
+    file: &'f str,
+}
+
+impl Values<'_> {
+    fn invalid(&self, key: &str, found: &str, expected: impl Into<String>) -> DefinitionError {
+        DefinitionError::Value {
+            file: self.file.to_owned(),
+            key: key.to_owned(),
+            found: found.to_owned(),
+            expected: expected.into(),
+        }
+    }
+
+    fn name(&self, key: &str, value: String) -> Result<String, DefinitionError> {
+        if is_identifier(&value) {
+            return Ok(value);
+        }
+        let expected = "lower-case letters, digits and `_`, at most 63, not a digit first";
+        Err(self.invalid(key, &value, expected))
+    }
+
+    fn topic(&self, key: &str, value: String) -> Result<String, DefinitionError> {
+        let fits = (1..=249).contains(&value.len())
+            && !matches!(value.as_str(), "." | "..")
+            && value
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        if fits {
+            return Ok(value);
+        }
+        let expected = "the name of a Kafka topic: letters, digits, `.`, `_` and `-`";
+        Err(self.invalid(key, &value, expected))
+    }
+
+    fn duration(&self, key: &str, text: &str) -> Result<Duration, DefinitionError> {
+        pinwheel_tasks::duration::parse(text)
+            .map_err(|error| self.invalid(key, text, format!("a duration: {}", error.hint)))
+    }
+
+    /// Windows begin at whole multiples of seconds since 1970.
+    fn window_length(&self, key: &str, text: &str) -> Result<Duration, DefinitionError> {
+        let length = self.duration(key, text)?;
+        if (Duration::from_secs(1)..=Duration::from_secs(7 * 86_400)).contains(&length)
+            && length.subsec_nanos() == 0
+        {
+            return Ok(length);
+        }
+        Err(self.invalid(key, text, "whole seconds, from 1s to 7d"))
+    }
+
+    fn batch(&self, table: BatchTable) -> Result<BatchLimits, DefinitionError> {
+        let default = BatchLimits::default();
+        let limits = BatchLimits {
+            messages: table.messages.unwrap_or(default.messages),
+            bytes: table.bytes.unwrap_or(default.bytes),
+            time: match table.time.as_deref() {
+                None => default.time,
+                Some(text) => self.duration("batch.time", text)?,
+            },
+        };
+        if !(1..=1_000_000).contains(&limits.messages) {
+            let found = limits.messages.to_string();
+            return Err(self.invalid("batch.messages", &found, "1 to 1000000"));
+        }
+        if !(1..=1024 * 1024 * 1024).contains(&limits.bytes) {
+            let found = limits.bytes.to_string();
+            return Err(self.invalid("batch.bytes", &found, "1 to 1073741824"));
+        }
+        if limits.time > Duration::from_secs(60) {
+            let found = pinwheel_tasks::duration::text(limits.time);
+            return Err(self.invalid("batch.time", &found, "at most 1m"));
+        }
+        Ok(limits)
+    }
+
+    fn window(
+        &self,
+        name: String,
+        table: WindowTable,
+    ) -> Result<WindowDefinition, DefinitionError> {
+        let name = self.name("windows", name)?;
+        let key = |part: &str| format!("windows.{name}.{part}");
+        let span = match (&table.every, table.last) {
+            (Some(every), None) => self.time_span(&name, every, table.slide.as_deref())?,
+            (None, Some(last)) => {
+                if !(1..=MOST_LAST).contains(&last) {
+                    let expected = format!("1 to {MOST_LAST}");
+                    return Err(self.invalid(&key("last"), &last.to_string(), expected));
+                }
+                for (part, value) in [("slide", &table.slide), ("follow", &table.follow)] {
+                    if let Some(value) = value {
+                        let expected = "nothing: a window over the last events has none";
+                        return Err(self.invalid(&key(part), value, expected));
+                    }
+                }
+                if table.by.is_none() {
+                    let expected = "a column, because the window has `last`";
+                    return Err(self.invalid(&key("by"), "", expected));
+                }
+                Span::Last(last)
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                let found = table.every.as_deref().unwrap_or_default();
+                let expected = "a length, or `last` with a number of events instead";
+                return Err(self.invalid(&key("every"), found, expected));
+            }
+        };
+        let allowed = match (table.allowed_lateness.as_deref(), table.late, span) {
+            (Some(text), Some(LateWord::Drop | LateWord::DeadLetter), Span::Time { .. }) => {
+                self.duration(&key("allowed_lateness"), text)?
+            }
+            (Some(text), _, _) => {
+                let expected = "no such key, unless `late` is \"drop\" or \"dead_letter\"";
+                return Err(self.invalid(&key("allowed_lateness"), text, expected));
+            }
+            (None, _, _) => Duration::ZERO,
+        };
+        let late = match (table.late, span) {
+            (None | Some(LateWord::Count), _) => Late::Count,
+            (Some(LateWord::Drop), Span::Time { .. }) => Late::Drop(allowed),
+            (Some(LateWord::DeadLetter), Span::Time { .. }) => Late::DeadLetter(allowed),
+            (Some(LateWord::Drop | LateWord::DeadLetter), Span::Last(_)) => {
+                let expected = "no such key: no event is late for the last ones";
+                return Err(self.invalid(&key("late"), "", expected));
+            }
+        };
+        Ok(WindowDefinition {
+            name,
+            span,
+            by: table.by,
+            follow: table.follow,
+            late,
+        })
+    }
+
+    fn time_span(
+        &self,
+        window: &str,
+        every_text: &str,
+        slide: Option<&str>,
+    ) -> Result<Span, DefinitionError> {
+        let every = self.window_length(&format!("windows.{window}.every"), every_text)?;
+        let Some(text) = slide else {
+            return Ok(Span::Time {
+                every,
+                slide: every,
+            });
+        };
+        let key = format!("windows.{window}.slide");
+        let slide = self.window_length(&key, text)?;
+        if slide > every
+            || every.as_secs() % slide.as_secs() != 0
+            || every.as_secs() / slide.as_secs() > MOST_PANES
+        {
+            let expected = format!(
+                "a part of `{every_text}` that it is a whole multiple of, at most {MOST_PANES} times"
+            );
+            return Err(self.invalid(&key, text, expected));
+        }
+        Ok(Span::Time { every, slide })
+    }
+}
+
+/// The events that a window of the last ones may hold: they are kept by name.
+const MOST_LAST: u32 = 100_000;
+/// How many workers of a stream a process may run.
+const MOST_WORKERS: u32 = 64;
+/// How many windows an event may be in.
+const MOST_PANES: u64 = 1_440;
 
 impl StreamDefinition {
     /// Reads a stream file. `file` is only shown in errors.
@@ -133,84 +446,79 @@ impl StreamDefinition {
             file: file.to_owned(),
             message: error.to_string().trim().to_owned(),
         })?;
-        let File { stream, windows } = read;
-        let invalid = |key: &str, found: &str, expected: &str| DefinitionError::Value {
-            file: file.to_owned(),
-            key: key.to_owned(),
-            found: found.to_owned(),
-            expected: expected.to_owned(),
+        let File {
+            stream,
+            sinks,
+            batch,
+            windows,
+        } = read;
+        let values = Values { file };
+        let topic = values.topic("stream.topic", stream.topic)?;
+        let posts = match sinks.posts {
+            None => None,
+            Some(PostsTable { table }) => Some(values.name("sinks.posts.table", table)?),
         };
-        let name = |key: &str, value: String| {
-            if is_identifier(&value) {
-                Ok(value)
-            } else {
-                Err(invalid(
-                    key,
-                    &value,
-                    "lower-case letters, digits and `_`, at most 63, not a digit first",
-                ))
+        if let Some(table) = posts.as_ref().filter(|table| is_reserved(table)) {
+            let expected = "a name that the worker does not use for itself";
+            return Err(values.invalid("sinks.posts.table", table, expected));
+        }
+        let dead_letters = match sinks.dead_letters {
+            None => DeadLetterSink::Table,
+            Some(sink) if sink.topic == topic => {
+                let expected = "another topic than the stream's own";
+                return Err(values.invalid("sinks.dead_letters.topic", &topic, expected));
+            }
+            Some(sink) => {
+                DeadLetterSink::Topic(values.topic("sinks.dead_letters.topic", sink.topic)?)
             }
         };
-        let duration = |key: &str, text: &str| {
-            pinwheel_tasks::duration::parse(text)
-                .map_err(|error| invalid(key, text, &format!("a duration: {}", error.hint)))
+        if posts.is_none() && windows.is_empty() {
+            let expected = "a table, or `windows`: a stream must keep something";
+            return Err(values.invalid("sinks.posts.table", "", expected));
+        }
+        let event_time = match stream.event_time.as_deref() {
+            None | Some("kafka") => EventTime::Kafka,
+            Some(column) => EventTime::Column(column.to_owned()),
         };
-        let topic_fits = (1..=249).contains(&stream.topic.len())
-            && !matches!(stream.topic.as_str(), "." | "..")
-            && stream
-                .topic
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
-        if !topic_fits {
-            return Err(invalid(
-                "stream.topic",
-                &stream.topic,
-                "the name of a Kafka topic: letters, digits, `.`, `_` and `-`",
-            ));
+        let workers = stream.workers.unwrap_or(1);
+        let most = match stream.group_protocol {
+            GroupProtocol::Classic | GroupProtocol::Consumer => MOST_WORKERS,
+            // Without a group one worker takes all.
+            GroupProtocol::None => 1,
+        };
+        if !(1..=most).contains(&workers) {
+            let expected = format!("1 to {most}");
+            return Err(values.invalid("stream.workers", &workers.to_string(), expected));
         }
-        let table = name(
-            "stream.table",
-            stream.table.unwrap_or_else(|| stream.id.clone()),
-        )?;
-        if RESERVED_TABLES.contains(&table.as_str()) {
-            return Err(invalid(
-                "stream.table",
-                &table,
-                "a name that the worker does not use for itself",
-            ));
-        }
-        let windows = windows
-            .into_iter()
-            .map(|(window, table)| {
-                let window = name("windows", window)?;
-                let key = format!("windows.{window}.every");
-                let every = duration(&key, &table.every)?;
-                // Windows begin at whole multiples of their length since 1970.
-                if !(Duration::from_secs(1)..=Duration::from_secs(7 * 86_400)).contains(&every)
-                    || every.subsec_millis() != 0
-                {
-                    return Err(invalid(&key, &table.every, "whole seconds, from 1s to 7d"));
-                }
-                Ok(WindowDefinition {
-                    name: window,
-                    every,
-                    by: table.by,
-                    follow: table.follow,
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let duration = |key: &str, text: Option<&str>, default| {
+            text.map_or(Ok(default), |text| values.duration(key, text))
+        };
         Ok(Self {
-            id: name("stream.id", stream.id)?,
+            id: values.name("stream.id", stream.id)?,
             description: stream.description,
-            topic: stream.topic,
+            topic,
             dataset: stream.dataset,
-            table,
+            posts,
+            dead_letters,
             on_gap: stream.on_gap,
-            lateness: stream
-                .lateness
-                .as_deref()
-                .map_or(Ok(Duration::ZERO), |text| duration("stream.lateness", text))?,
-            windows,
+            event_time,
+            lateness: duration(
+                "stream.lateness",
+                stream.lateness.as_deref(),
+                Duration::ZERO,
+            )?,
+            idle: duration(
+                "stream.idle",
+                stream.idle.as_deref(),
+                Duration::from_secs(30),
+            )?,
+            group_protocol: stream.group_protocol,
+            workers,
+            batch: values.batch(batch)?,
+            windows: windows
+                .into_iter()
+                .map(|(name, table)| values.window(name, table))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -249,8 +557,8 @@ impl StreamDefinition {
             for (other, origin) in streams.iter().zip(&origins) {
                 let shared = if other.id == stream.id {
                     format!("the stream `{}`", stream.id)
-                } else if other.table == stream.table {
-                    format!("the table `{}`", stream.table)
+                } else if let (Some(table), true) = (&stream.posts, other.posts == stream.posts) {
+                    format!("the table `{table}`")
                 } else {
                     continue;
                 };
@@ -267,14 +575,22 @@ impl StreamDefinition {
     }
 }
 
-const RESERVED_TABLES: [&str; 6] = [
-    "stream_offset",
-    "window_count",
-    "dead_letter",
-    "stream_gap",
-    "stream_status",
-    "_sqlx_migrations",
-];
+/// Whether a name in the schema `live` is the worker's own.
+fn is_reserved(table: &str) -> bool {
+    const TABLES: [&str; 10] = [
+        "stream_offset",
+        "stream_window",
+        "stream_watermark",
+        "window_count",
+        "window_result",
+        "window_recent",
+        "window_top",
+        "dead_letter",
+        "stream_gap",
+        "stream_status",
+    ];
+    TABLES.contains(&table) || table == "_sqlx_migrations"
+}
 
 /// Whether a text may be used as an identifier in SQL, between quotes.
 pub(crate) fn is_identifier(text: &str) -> bool {
@@ -291,6 +607,10 @@ mod tests {
 
     const SHIPPED: &str = include_str!("../../../dags/streams/pins.toml");
 
+    fn refused(text: &str) -> DefinitionError {
+        StreamDefinition::parse("pins.toml", text).expect_err("not valid")
+    }
+
     #[test]
     fn the_shipped_stream_is_valid() {
         let stream = StreamDefinition::parse("pins.toml", SHIPPED).expect("valid");
@@ -298,20 +618,37 @@ mod tests {
             (
                 stream.id.as_str(),
                 stream.topic.as_str(),
-                stream.table.as_str()
+                stream.posts.as_deref()
             ),
-            ("pins", "pins", "pins")
+            ("pins", "pins", Some("pins"))
         );
         assert_eq!(stream.on_gap, OnGap::Fail);
-        assert_eq!(stream.windows[0].every, Duration::from_secs(60));
-        assert_eq!(stream.windows[0].follow.as_deref(), Some("follower_count"));
+        assert_eq!(stream.event_time, EventTime::Kafka);
+        assert_eq!(stream.group_protocol, GroupProtocol::Classic);
+        let spans: BTreeMap<_, _> = stream
+            .windows
+            .iter()
+            .map(|window| (window.name.as_str(), window.span))
+            .collect();
+        let minutes = |every: u64, slide: u64| Span::Time {
+            every: Duration::from_secs(60 * every),
+            slide: Duration::from_secs(60 * slide),
+        };
+        assert_eq!(
+            spans,
+            BTreeMap::from([
+                ("error_rate", minutes(2, 1)),
+                ("followers_per_category", minutes(30, 30)),
+                ("media_shares", minutes(1, 1)),
+                ("posts_per_category", minutes(1, 1)),
+                ("top_categories", Span::Last(1000)),
+            ])
+        );
     }
 
     #[test]
     fn an_unknown_key_is_refused_with_its_place() {
-        let error = StreamDefinition::parse("pins.toml", &SHIPPED.replace("on_gap", "on_gab"))
-            .expect_err("unknown key")
-            .to_string();
+        let error = refused(&SHIPPED.replace("on_gap", "on_gab")).to_string();
         assert!(
             error.contains("on_gab") && error.contains("line "),
             "{error}"
@@ -326,14 +663,73 @@ mod tests {
             ("topic = \"pins\"", "topic = \"a b\""),
             ("every = \"1m\"", "every = \"0s\""),
             ("every = \"1m\"", "every = \"soon\""),
+            ("every = \"1m\"", "every = \"1m\"\nlast = 5"),
+            ("slide = \"1m\"", "slide = \"50s\""),
+            ("slide = \"1m\"", "slide = \"3m\""),
+            ("last = 1000", "last = 0"),
+            ("last = 1000", "last = 5\nlate = \"drop\""),
+            (
+                "every = \"30m\"",
+                "every = \"30m\"\nallowed_lateness = \"1m\"",
+            ),
             ("[windows.posts_per_category]", "[windows.\"a b\"]"),
+            (
+                "[sinks.posts]",
+                "[sinks.dead_letters]\ntopic = \"pins\"\n[sinks.posts]",
+            ),
+            ("[sinks.posts]", "[batch]\nmessages = 0\n[sinks.posts]"),
+            (
+                "group_protocol = \"classic\"",
+                "group_protocol = \"none\"\nworkers = 2",
+            ),
         ] {
-            assert!(SHIPPED.contains(from));
+            assert!(SHIPPED.contains(from), "{from}");
             let refused = StreamDefinition::parse("pins.toml", &SHIPPED.replace(from, to));
             assert!(
                 matches!(refused, Err(DefinitionError::Value { .. })),
                 "{to}: {refused:?}"
             );
         }
+    }
+
+    #[test]
+    fn every_key_of_the_guide_is_read() {
+        let guide = include_str!("../../../docs/STREAMING.md");
+        let example = guide
+            .split("```toml\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .expect("the guide has an example");
+        let stream = StreamDefinition::parse("example.toml", example).expect("valid");
+        assert_eq!(
+            stream.dead_letters,
+            DeadLetterSink::Topic("clicks-dead".to_owned())
+        );
+        assert_eq!(
+            stream.event_time,
+            EventTime::Column("clicked_at".to_owned())
+        );
+        assert_eq!(
+            (stream.group_protocol, stream.workers),
+            (GroupProtocol::Consumer, 2)
+        );
+        assert_eq!(
+            stream.batch,
+            BatchLimits {
+                messages: 2_000,
+                bytes: 8_388_608,
+                time: Duration::from_millis(50)
+            }
+        );
+        assert_eq!(
+            stream.windows[0].late,
+            Late::DeadLetter(Duration::from_secs(600))
+        );
+    }
+
+    #[test]
+    fn a_stream_that_keeps_nothing_is_refused() {
+        let text = "[stream]\nid = \"a\"\ntopic = \"a\"\ndataset = \"a\"\n";
+        assert!(refused(text).to_string().contains("must keep something"));
     }
 }

@@ -1,12 +1,15 @@
 //! The streaming worker: Kafka → the dataset's cleaning → Postgres, each event exactly once.
 //!
-//! Postgres is the truth for offsets. A worker takes the partitions of its stream by raising their generation; from then
-//! on every batch is one transaction that begins by moving the offsets under the guard of generation and old offset. So a
-//! batch is written once or not at all, whatever is killed when, and an earlier owner that still runs writes nothing.
+//! Postgres is the truth for offsets. A worker takes partitions by raising their generation; from then on every batch is
+//! one transaction that begins by moving the offsets under the guard of generation and old offset. So a batch is written once
+//! or not at all, whatever is killed when, and an earlier owner that still runs writes nothing.
 //!
-//! A worker that finds its generation raised stops ([`Error::Fenced`]); it never takes partitions back, or two workers
-//! would take them from each other for ever.
+//! Which worker reads which partition is said by a consumer group. It is only advice: a worker that the group has forgotten and
+//! that does not know it yet is fenced by Postgres, joins anew and takes what it is then given. Without a group a worker takes
+//! all partitions, and one that finds its generation raised stops ([`Error::Fenced`]): it never takes partitions back, or
+//! two workers would take them from each other for ever.
 
+mod dead_topic;
 mod definition;
 mod fold;
 mod plan;
@@ -15,29 +18,41 @@ mod source;
 mod status;
 
 #[cfg(test)]
+mod share_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::Utc;
-use pinwheel_tasks::{KafkaSettings, dataset::Dataset, kafka as client};
+use pinwheel_tasks::{FailureClass, KafkaSettings, dataset::Dataset, kafka as client};
 use prometheus::Registry;
 use rdkafka::error::KafkaError;
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    definition::{DefinitionError, OnGap, StreamDefinition, WindowDefinition},
-    status::{PartitionStatus, State, Status},
-};
 use self::{
+    dead_topic::DeadTopic,
     fold::{Folded, Position},
     plan::Plan,
     sink::{Held, NotCommitted, Sink},
-    source::{BatchLimits, Event, Extent, Reading, Source},
+    source::{Event, Extent, Member, Opened, Reading, Source},
+};
+pub use self::{
+    definition::{
+        BatchLimits, DeadLetterSink, DefinitionError, EventTime, GroupProtocol, Late, OnGap, Span,
+        StreamDefinition, WindowDefinition,
+    },
+    status::{PartitionStatus, State, Status},
 };
 use crate::{backoff::Backoff, metrics};
 
@@ -59,8 +74,11 @@ pub struct WorkerOptions {
     pub stream: StreamDefinition,
     /// The dataset that the stream names.
     pub dataset: Arc<Dataset>,
-    /// The worker's name, shown as the owner of the partitions.
+    /// The worker's name, shown as the owner of the partitions; no two workers that live have the same.
     pub name: String,
+    /// A name that the worker keeps over restarts, under which its group gives it back its partitions at once. Without one, what
+    /// a killed worker held is read again once the group has given it up.
+    pub instance: Option<String>,
     /// A batch ends with so many messages.
     pub batch_messages: usize,
     /// A batch ends with so many bytes.
@@ -69,8 +87,8 @@ pub struct WorkerOptions {
     pub batch_time: Duration,
     /// How often new partitions are looked for, and whether an idle worker still owns the old ones.
     pub discovery: Duration,
-    /// Where the metrics are counted.
-    pub registry: Registry,
+    /// What is counted; all workers of a process share it.
+    pub metrics: metrics::Worker,
 }
 
 impl WorkerOptions {
@@ -81,17 +99,23 @@ impl WorkerOptions {
         stream: StreamDefinition,
         dataset: Arc<Dataset>,
     ) -> Self {
+        let BatchLimits {
+            messages,
+            bytes,
+            time,
+        } = stream.batch;
         Self {
             kafka,
             database_url: database_url.into(),
             stream,
             dataset,
             name: format!("stream-{}", std::process::id()),
-            batch_messages: 5_000,
-            batch_bytes: 16 * 1024 * 1024,
-            batch_time: Duration::from_millis(100),
+            instance: None,
+            batch_messages: messages,
+            batch_bytes: bytes,
+            batch_time: time,
             discovery: Duration::from_secs(10),
-            registry: Registry::new(),
+            metrics: metrics::Worker::register(&Registry::new()),
         }
     }
 }
@@ -107,7 +131,25 @@ pub enum Error {
         /// What does not fit.
         problem: String,
     },
-    /// Another worker took the partitions.
+    /// The panes of a window that are kept have another length than the file says.
+    #[error(
+        "stream `{stream}` has kept window `{window}` with another `slide`: give the window another name, and its counts begin anew"
+    )]
+    Window {
+        /// The stream.
+        stream: String,
+        /// The window.
+        window: String,
+    },
+    /// The topic of dead letters cannot be used.
+    #[error("stream `{stream}`: {problem}")]
+    DeadLetters {
+        /// The stream.
+        stream: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another worker took the partitions, and the stream has no group.
     #[error(
         "another worker has taken partition {partition} of stream `{stream}` (generation {generation})"
     )]
@@ -171,6 +213,9 @@ pub enum Error {
     },
 }
 
+/// How long a worker that is asked to stop may write what it has read.
+const FINISH: Duration = Duration::from_secs(10);
+
 /// A streaming worker.
 pub struct Worker {
     options: WorkerOptions,
@@ -178,9 +223,21 @@ pub struct Worker {
     sink: Sink,
     metrics: metrics::Worker,
     status: watch::Sender<Status>,
-    /// What was taken, for as long as the process lives: never taken twice.
+    /// The partitions that are ours. Without a group never taken twice, for as long as the process lives.
     held: BTreeMap<i32, Held>,
+    /// When each of them last brought something; those that are known to be idle have no entry.
+    lively: BTreeMap<i32, Instant>,
+    dead_topic: Option<DeadTopic>,
+    /// What this worker has added to the gauges that it shares with others of its process.
+    gauged: Gauged,
     backoff: Backoff,
+}
+
+/// What a worker has added to shared gauges.
+#[derive(Default)]
+struct Gauged {
+    up: i64,
+    partitions: i64,
 }
 
 /// Runs a stream until `shutdown`.
@@ -206,6 +263,8 @@ enum Broken {
     PostgresAway(String),
     /// Kafka is away, or not as it should be; it is waited for.
     Away(String),
+    /// Another worker has our partitions. A group will say who reads them; without one, the other does.
+    Taken(Error),
     /// Somebody must decide.
     Fatal(Error),
 }
@@ -241,13 +300,16 @@ impl Worker {
             })?;
         let pool = sink::pool(&options.database_url, 2)
             .map_err(|source| Error::Database { stream, source })?;
-        let metrics = metrics::Worker::register(&options.registry);
+        let metrics = options.metrics.clone();
         Ok(Self {
             plan: Arc::new(plan),
             sink: Sink::new(pool),
             metrics,
             status: watch::Sender::new(Status::default()),
             held: BTreeMap::new(),
+            lively: BTreeMap::new(),
+            dead_topic: None,
+            gauged: Gauged::default(),
             backoff: Backoff::new(),
             options,
         })
@@ -265,16 +327,17 @@ impl Worker {
     /// See [`Error`]. Postgres or Kafka being away is no error: it waits.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let result = self.sessions(&shutdown).await;
-        let stream = self.plan.definition.id.clone();
-        self.metrics.up.with_label_values(&[&stream]).set(0);
+        self.mark_down();
         match &result {
             Ok(()) => self.say(State::Stopped, None),
             Err(error) => self.say(State::Failed, Some(error.to_string())),
         }
-        // A fenced worker has nothing more to say of a stream that is not its own.
-        if !matches!(result, Err(Error::Fenced { .. })) {
-            self.write_status().await;
+        self.write_status().await;
+        if let Some(topic) = self.dead_topic.take() {
+            topic.close().await;
         }
+        self.held.clear();
+        self.gauge_partitions();
         self.sink.close().await;
         result
     }
@@ -286,11 +349,13 @@ impl Worker {
                 Ok(End::Shutdown) => return Ok(()),
                 Ok(End::Again) => continue,
                 Err(Broken::Fatal(error)) => return Err(error),
+                Err(Broken::Taken(error)) if self.is_alone() => return Err(error),
+                Err(Broken::Taken(error)) => (error.to_string(), true),
                 Err(Broken::Away(reason)) => (reason, true),
                 Err(Broken::PostgresAway(reason)) => (reason, false),
             };
+            self.mark_down();
             let stream = &self.plan.definition.id;
-            self.metrics.up.with_label_values(&[stream]).set(0);
             let is_new =
                 said.as_ref() != Some(&reason) || self.status.borrow().state == State::Running;
             if is_new {
@@ -311,12 +376,14 @@ impl Worker {
 
     /// Connects, takes what is new, reads and commits, until something ends it.
     async fn session(&mut self, shutdown: &CancellationToken) -> Result<End, Broken> {
-        let source = Source::new(
-            &self.options.kafka,
-            &self.plan.definition.id,
-            &self.plan.definition.topic,
-        )
-        .map_err(|error| self.kafka(error))?;
+        let member = Member {
+            stream: &self.plan.definition.id,
+            protocol: self.plan.definition.group_protocol,
+            instance: self.options.instance.as_deref(),
+            discovery: self.options.discovery,
+        };
+        let source = Source::new(&self.options.kafka, member, &self.plan.definition.topic)
+            .map_err(|error| self.kafka(error))?;
         let ended = self.session_with(&source, shutdown).await;
         source.close().await;
         ended
@@ -327,29 +394,186 @@ impl Worker {
         source: &Source,
         shutdown: &CancellationToken,
     ) -> Result<End, Broken> {
-        let found = tokio::select! {
+        let partitions = tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(End::Shutdown),
-            opened = self.open(source) => opened?,
+            reached = self.reach(source) => reached?,
         };
-        self.check_extents(&found).await?;
-        let positions = self.held.iter().map(|(partition, held)| {
-            (
-                *partition,
-                Position {
-                    next_offset: held.next_offset,
-                    watermark_ms: held.watermark_ms,
-                },
-            )
-        });
+        if !self.is_alone() {
+            // What a group gave belonged to the membership that has ended.
+            self.give_up_all();
+        }
         let limits = BatchLimits {
             messages: self.options.batch_messages,
             bytes: self.options.batch_bytes,
             time: self.options.batch_time,
         };
-        let reading = source
-            .read(Arc::clone(&self.plan), positions.collect(), limits)
+        let mut reading = source
+            .read(Arc::clone(&self.plan), partitions, limits)
             .map_err(|error| self.kafka(error))?;
+        let ended = self.consume(source, &mut reading, shutdown).await;
+        let ended = match ended {
+            Ok(End::Shutdown) => self.finish(&mut reading).await,
+            other => other,
+        };
+        reading.stop().await;
+        ended
+    }
+
+    /// Whether the stream has no group, and this worker all of its partitions.
+    fn is_alone(&self) -> bool {
+        match self.plan.definition.group_protocol {
+            GroupProtocol::None => true,
+            GroupProtocol::Classic | GroupProtocol::Consumer => false,
+        }
+    }
+
+    /// Reaches both ends, and answers with the partitions of the topic.
+    async fn reach(&mut self, source: &Source) -> Result<Vec<i32>, Broken> {
+        let misfit = self
+            .sink
+            .prepare(&self.plan)
+            .await
+            .map_err(|error| self.database(error))?;
+        let stream = &self.plan.definition.id;
+        if let Some(window) = misfit {
+            let stream = stream.clone();
+            return Err(Error::Window { stream, window }.into());
+        }
+        self.sink
+            .forget_workers(&self.plan, &self.options.name)
+            .await
+            .map_err(|error| self.database(error))?;
+        let topic = &self.plan.definition.topic;
+        let partitions = source
+            .partitions()
+            .await
+            .map_err(|error| self.kafka(error))?
+            .ok_or_else(|| Broken::Away(format!("topic `{topic}` does not exist yet")))?;
+        if let (DeadLetterSink::Topic(topic), None) =
+            (&self.plan.definition.dead_letters, &self.dead_topic)
+        {
+            let opened = DeadTopic::open(&self.options.kafka, topic).await;
+            self.dead_topic = Some(opened.map_err(|failure| match failure.class {
+                FailureClass::Retryable
+                | FailureClass::Timeout
+                | FailureClass::Panic
+                | FailureClass::Killed
+                | FailureClass::Lost
+                | FailureClass::Cancelled => Broken::Away(failure.message),
+                FailureClass::Permanent => Broken::Fatal(Error::DeadLetters {
+                    stream: stream.clone(),
+                    problem: failure.message,
+                }),
+            })?);
+        }
+        Ok(partitions)
+    }
+
+    /// Takes partitions and says where to read each. Without a group, what was taken before is only read again.
+    async fn take(
+        &mut self,
+        source: &Source,
+        partitions: Vec<i32>,
+    ) -> Result<BTreeMap<i32, Opened>, Broken> {
+        let found = source
+            .extents(partitions)
+            .await
+            .map_err(|error| self.kafka(error))?;
+        if self.is_alone() {
+            self.reread().await?;
+        }
+        let new: BTreeMap<i32, i64> = found
+            .iter()
+            .filter(|(partition, _)| !self.held.contains_key(partition))
+            .map(|(partition, extent)| (*partition, extent.first))
+            .collect();
+        let stream = self.plan.definition.id.clone();
+        if !new.is_empty() {
+            let taken = self
+                .sink
+                .take(&self.plan, &self.options.name, &new)
+                .await
+                .map_err(|error| self.database(error))?;
+            tracing::info!(stream, partitions = ?taken.keys().collect::<Vec<_>>(), "stream: took partitions");
+            self.held.extend(taken);
+        }
+        self.check_extents(&found).await?;
+        self.see_ends(
+            found
+                .iter()
+                .map(|(partition, extent)| (*partition, extent.end)),
+        );
+        let now = Instant::now();
+        let opened = found
+            .iter()
+            .filter_map(|(partition, extent)| {
+                let held = self.held.get(partition)?;
+                self.lively.insert(*partition, now);
+                let position = Position {
+                    next_offset: held.next_offset,
+                    watermark_ms: held.watermark_ms,
+                };
+                let end = extent.end;
+                Some((*partition, Opened { position, end }))
+            })
+            .collect();
+        self.metrics.rebalances.with_label_values(&[&stream]).inc();
+        Ok(opened)
+    }
+
+    /// Gives partitions to whoever takes them next. Everything that was read of them is written.
+    fn give_up(&mut self, partitions: &[i32]) {
+        let stream = self.plan.definition.id.clone();
+        for partition in partitions {
+            self.held.remove(partition);
+            self.lively.remove(partition);
+            self.metrics.forget_partition(&stream, *partition);
+        }
+        self.gauge_partitions();
+        tracing::info!(stream, ?partitions, "stream: gave up partitions");
+    }
+
+    fn mark_up(&mut self) {
+        self.gauge_up(1);
+    }
+
+    fn mark_down(&mut self) {
+        self.gauge_up(0);
+    }
+
+    fn gauge_up(&mut self, up: i64) {
+        let gauge = &self.metrics.up;
+        gauge
+            .with_label_values(&[&self.plan.definition.id])
+            .add(up - self.gauged.up);
+        self.gauged.up = up;
+    }
+
+    fn gauge_partitions(&mut self) {
+        let partitions = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
+        let gauge = &self.metrics.partitions;
+        gauge
+            .with_label_values(&[&self.plan.definition.id])
+            .add(partitions - self.gauged.partitions);
+        self.gauged.partitions = partitions;
+    }
+
+    fn give_up_all(&mut self) {
+        if !self.held.is_empty() {
+            let all: Vec<i32> = self.held.keys().copied().collect();
+            self.give_up(&all);
+        }
+    }
+
+    /// Answers the reading thread about partitions that the group gives or takes.
+    async fn assigned(
+        &mut self,
+        source: &Source,
+        partitions: Vec<i32>,
+        answer: oneshot::Sender<BTreeMap<i32, Opened>>,
+    ) -> Result<(), Broken> {
+        let opened = self.take(source, partitions).await?;
         let stream = self.plan.definition.id.clone();
         if self.status.borrow().state != State::Running {
             tracing::info!(
@@ -359,50 +583,43 @@ impl Worker {
                 "stream `{stream}` reads"
             );
         }
-        self.metrics.up.with_label_values(&[&stream]).set(1);
+        self.mark_up();
+        self.gauge_partitions();
         self.backoff.reset();
         self.say(State::Running, None);
-        self.see_ends(
-            found
-                .iter()
-                .map(|(partition, extent)| (*partition, extent.end)),
-        );
         self.write_status().await;
-        let mut reading = reading;
-        let ended = self.consume(source, &mut reading, shutdown).await;
-        reading.stop().await;
-        ended
+        // A thread that has ended meanwhile has told why.
+        drop(answer.send(opened));
+        Ok(())
     }
 
-    /// Reaches both ends and makes sure that every partition of the topic is held.
-    async fn open(&mut self, source: &Source) -> Result<BTreeMap<i32, Extent>, Broken> {
-        self.sink
-            .prepare(&self.plan)
-            .await
-            .map_err(|error| self.database(error))?;
-        let found = source.discover().await.map_err(|error| self.kafka(error))?;
-        let Some(found) = found else {
-            return Err(Broken::Away(format!(
-                "topic `{}` does not exist yet",
-                self.plan.definition.topic
-            )));
+    /// After a request to stop: what was read is written, and nothing more is read.
+    async fn finish(&mut self, reading: &mut Reading) -> Result<End, Broken> {
+        reading.finish();
+        let write_the_rest = async {
+            while let Some(event) = reading.next().await {
+                match event {
+                    Event::Batch(folded) => {
+                        if self.commit(folded).await?.is_some() {
+                            break;
+                        }
+                    }
+                    // Refused by not answering; the consumer leaves its group anyway.
+                    Event::Assigned(..) | Event::Revoked(..) => {}
+                    Event::OutOfRange | Event::Failed(_) => break,
+                }
+            }
+            Ok(End::Shutdown)
         };
-        self.reread().await?;
-        let new: BTreeMap<i32, i64> = found
-            .iter()
-            .filter(|(partition, _)| !self.held.contains_key(partition))
-            .map(|(partition, extent)| (*partition, extent.first))
-            .collect();
-        if !new.is_empty() {
-            let taken = self
-                .sink
-                .take(&self.plan, &self.options.name, &new)
-                .await
-                .map_err(|error| self.database(error))?;
-            tracing::info!(stream = self.plan.definition.id, partitions = ?taken.keys().collect::<Vec<_>>(), "stream: took partitions");
-            self.held.extend(taken);
+        match tokio::time::timeout(FINISH, write_the_rest).await {
+            Ok(Ok(end)) => Ok(end),
+            // What is not written is read again by the next worker.
+            Ok(Err(Broken::Away(_) | Broken::PostgresAway(_))) | Err(_) => Ok(End::Shutdown),
+            Ok(Err(Broken::Fatal(error) | Broken::Taken(error))) => {
+                tracing::debug!(%error, "stream: not everything was written: {error}");
+                Ok(End::Shutdown)
+            }
         }
-        Ok(found)
     }
 
     /// Reads the offsets of what is held again: after an uncertain commit they may have moved. Somebody else's generation
@@ -417,22 +634,15 @@ impl Worker {
             .await
             .map_err(|error| self.database(error))?;
         for (partition, held) in &mut self.held {
-            let stands = now.get(partition).copied();
-            match stands {
+            match now.get(partition).copied() {
                 Some(stands) if stands.generation == held.generation => *held = stands,
-                Some(Held { generation, .. }) => {
-                    return Err(Broken::Fatal(Error::Fenced {
+                other => {
+                    let fenced = Error::Fenced {
                         stream: self.plan.definition.id.clone(),
                         partition: *partition,
-                        generation,
-                    }));
-                }
-                None => {
-                    return Err(Broken::Fatal(Error::Fenced {
-                        stream: self.plan.definition.id.clone(),
-                        partition: *partition,
-                        generation: 0,
-                    }));
+                        generation: other.map_or(0, |other| other.generation),
+                    };
+                    return Err(Broken::Taken(fenced));
                 }
             }
         }
@@ -526,15 +736,30 @@ impl Worker {
                     if looked.elapsed() >= self.options.discovery {
                         looked = now;
                         self.reread_quietly().await?;
-                        if self.has_new_partitions(source).await {
+                        self.mark_idle().await;
+                        if self.is_alone() && self.has_new_partitions(source).await {
                             return Ok(End::Again);
                         }
+                        // A worker that says nothing for long is taken for lost.
+                        self.write_status().await;
                     }
                 }
                 event = reading.next() => match event {
                     Some(Event::Batch(folded)) => {
                         if let Some(end) = self.commit(folded).await? {
                             return Ok(end);
+                        }
+                    }
+                    Some(Event::Assigned(partitions, answer)) => {
+                        self.assigned(source, partitions, answer).await?;
+                    }
+                    Some(Event::Revoked(partitions, answer)) => {
+                        self.give_up(&partitions);
+                        let partitions = self.partition_status();
+                        self.status.send_modify(|status| status.partitions = partitions);
+                        self.write_status().await;
+                        if answer.send(()).is_err() {
+                            tracing::debug!("stream: the reading thread has ended meanwhile");
                         }
                     }
                     // The next session compares offsets with the broker and says what is gone.
@@ -552,8 +777,9 @@ impl Worker {
         let advances = folded.advances.clone();
         let mut dead: BTreeMap<&'static str, u64> = BTreeMap::new();
         for letter in &folded.dead {
-            *dead.entry(letter.rejected.stage.word()).or_default() += 1;
+            *dead.entry(letter.stage).or_default() += 1;
         }
+        let folded = self.send_dead_letters(folded).await?;
         match self.sink.commit(&self.plan, &self.held, folded).await {
             Ok(()) => {}
             Err(NotCommitted::Guarded) => {
@@ -579,10 +805,16 @@ impl Worker {
                 .with_label_values(&[stream.as_str(), stage])
                 .inc_by(*count);
         }
-        let (mut events, mut late) = (0, 0);
+        let (mut events, mut late, mut dropped, mut rejected) = (0, 0, 0, 0);
+        let now = Instant::now();
         for (partition, advance) in advances {
             events += advance.events.unsigned_abs();
             late += advance.late.unsigned_abs();
+            dropped += advance.dropped.unsigned_abs();
+            rejected += advance.dead.unsigned_abs();
+            if advance.events > 0 {
+                self.lively.insert(partition, now);
+            }
             if let Some(watermark) = advance.watermark_ms {
                 self.metrics
                     .watermark_of(&stream, partition)
@@ -595,15 +827,63 @@ impl Worker {
         }
         self.metrics.events_of(&stream).inc_by(events);
         self.metrics.late.with_label_values(&[&stream]).inc_by(late);
+        self.metrics
+            .dropped
+            .with_label_values(&[&stream])
+            .inc_by(dropped);
         let partitions = self.partition_status();
         self.status.send_modify(|status| {
             status.events += events;
             status.late += late;
-            status.dead_letters += dead.values().sum::<u64>();
+            status.dropped += dropped;
+            status.dead_letters += rejected;
             status.last_commit = Some(Utc::now());
             status.partitions = partitions;
         });
         Ok(None)
+    }
+
+    /// Puts a batch's dead letters on their topic, where the stream has one, before the batch is written: a crash in
+    /// between repeats them there, and never loses one.
+    async fn send_dead_letters(&self, mut folded: Folded) -> Result<Folded, Broken> {
+        if let Some(topic) = &self.dead_topic {
+            let letters = std::mem::take(&mut folded.dead);
+            topic
+                .send(&self.plan.definition, letters)
+                .await
+                .map_err(|error| self.kafka(error))?;
+        }
+        Ok(folded)
+    }
+
+    /// Remembers which partitions have long had nothing to read, so that they hold no watermark back. Best effort: it is tried
+    /// again with the next look.
+    async fn mark_idle(&mut self) {
+        let ends: BTreeSet<i32> = self
+            .status
+            .borrow()
+            .partitions
+            .iter()
+            .filter(|partition| partition.lag == Some(0))
+            .map(|partition| partition.partition)
+            .collect();
+        let idle: BTreeMap<i32, Held> = self
+            .lively
+            .iter()
+            .filter(|(partition, since)| {
+                ends.contains(partition) && since.elapsed() >= self.plan.definition.idle
+            })
+            .filter_map(|(partition, _)| Some((*partition, *self.held.get(partition)?)))
+            .collect();
+        if idle.is_empty() {
+            return;
+        }
+        match self.sink.mark_idle(&self.plan, &idle).await {
+            Ok(()) => self
+                .lively
+                .retain(|partition, _| !idle.contains_key(partition)),
+            Err(error) => tracing::debug!(%error, "stream: idle partitions not marked: {error}"),
+        }
     }
 
     /// Once a second: lag, throughput, and whether the broker is there.
@@ -621,12 +901,12 @@ impl Worker {
             Some(false) if before.state == State::Running => {
                 let reason = self.kafka_away();
                 tracing::warn!(stream, reason, "stream `{stream}` waits: {reason}");
-                self.metrics.up.with_label_values(&[&stream]).set(0);
+                self.mark_down();
                 self.say(State::Waiting, Some(reason));
             }
             Some(true) if before.state == State::Waiting => {
                 tracing::info!(stream, "stream `{stream}` reads again");
-                self.metrics.up.with_label_values(&[&stream]).set(1);
+                self.mark_up();
                 self.say(State::Running, None);
             }
             Some(_) | None => {}
@@ -645,7 +925,7 @@ impl Worker {
                 self.held = before;
                 Ok(())
             }
-            Err(Broken::Fatal(error)) => Err(Broken::Fatal(error)),
+            Err(broken @ (Broken::Fatal(_) | Broken::Taken(_))) => Err(broken),
             Err(Broken::Away(_) | Broken::PostgresAway(_)) => Ok(()),
         }
     }

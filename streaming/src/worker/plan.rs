@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use pinwheel_tasks::dataset::{ColumnType, Dataset};
 
-use super::definition::{StreamDefinition, is_identifier};
+use super::definition::{EventTime, Late, Span, StreamDefinition, is_identifier};
 
 /// The columns that the worker adds to those of the dataset.
 pub(super) const OWN_COLUMNS: [&str; 4] = [
@@ -21,18 +21,52 @@ pub(super) struct Plan {
     pub(super) definition: StreamDefinition,
     pub(super) dataset: Arc<Dataset>,
     pub(super) windows: Vec<Window>,
+    /// The column that says when an event happened; `None` is the time of the message.
+    pub(super) event_time: Option<usize>,
+    pub(super) posts: Option<Posts>,
+}
+
+/// The table of posts, and what is asked of it.
+#[derive(Debug)]
+pub(super) struct Posts {
+    pub(super) table: String,
     pub(super) create_table: String,
     pub(super) add_columns: Vec<String>,
-    pub(super) upsert_posts: String,
+    pub(super) upsert: String,
 }
 
 /// A window with its columns resolved.
 #[derive(Debug)]
 pub(super) struct Window {
     pub(super) name: String,
-    pub(super) every: Duration,
-    pub(super) by: usize,
+    pub(super) span: WindowSpan,
+    pub(super) by: Option<usize>,
     pub(super) follow: Option<usize>,
+    pub(super) late: Late,
+}
+
+/// What a window spans, as the fold counts it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WindowSpan {
+    /// Panes as long as the slide; a window is the sum of those in its length.
+    Panes { slide_ms: i64, length_ms: i64 },
+    /// The last so many events.
+    Last(usize),
+}
+
+impl WindowSpan {
+    fn new(span: Span) -> Self {
+        let ms = |length: Duration| {
+            i64::try_from(length.as_millis()).expect("a window is at most seven days")
+        };
+        match span {
+            Span::Time { every, slide } => Self::Panes {
+                slide_ms: ms(slide),
+                length_ms: ms(every),
+            },
+            Span::Last(last) => Self::Last(usize::try_from(last).unwrap_or(usize::MAX)),
+        }
+    }
 }
 
 impl Plan {
@@ -73,21 +107,51 @@ impl Plan {
                     "an integer",
                 )?),
             };
+            let by = match &window.by {
+                None => None,
+                Some(name) => Some(column(&window.name, "by", name, ColumnType::Text, "text")?),
+            };
             windows.push(Window {
                 name: window.name.clone(),
-                every: window.every,
-                by: column(&window.name, "by", &window.by, ColumnType::Text, "text")?,
+                span: WindowSpan::new(window.span),
+                by,
                 follow,
+                late: window.late,
             });
         }
+        let event_time = match &definition.event_time {
+            EventTime::Kafka => None,
+            EventTime::Column(name) => Some(time_column(&dataset, name)?),
+        };
+        let posts = definition.posts.as_deref().map(|table| Posts {
+            table: table.to_owned(),
+            create_table: create_table(table, &dataset),
+            add_columns: add_columns(table, &dataset),
+            upsert: upsert_posts(table, &dataset),
+        });
         Ok(Self {
-            create_table: create_table(&definition.table, &dataset),
-            add_columns: add_columns(&definition.table, &dataset),
-            upsert_posts: upsert_posts(&definition.table, &dataset),
             definition,
             dataset,
             windows,
+            event_time,
+            posts,
         })
+    }
+}
+
+fn time_column(dataset: &Dataset, name: &str) -> Result<usize, String> {
+    let Some(position) = dataset.position(name) else {
+        return Err(format!(
+            "`stream.event_time`: dataset `{}` has no column `{name}`",
+            dataset.id()
+        ));
+    };
+    match dataset.columns()[position].column_type {
+        ColumnType::Integer | ColumnType::Text => Ok(position),
+        ColumnType::Boolean | ColumnType::TextList | ColumnType::Json => Err(format!(
+            "`stream.event_time`: column `{name}` of dataset `{}` holds no times",
+            dataset.id()
+        )),
     }
 }
 

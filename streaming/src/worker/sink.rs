@@ -3,7 +3,11 @@
 //! Every statement of the worker is here or in `plan`. A transaction begins with the guarded move of the offsets; what
 //! follows is only written when this worker still owns every partition of the batch at the expected offset.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    str::FromStr,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use pinwheel_tasks::dataset::{Cell, ColumnType};
@@ -15,8 +19,8 @@ use sqlx::{
 };
 
 use super::{
-    fold::{Counts, DeadLetter, Folded, Post},
-    plan::{Plan, Window},
+    fold::{Counts, DeadLetter, Folded, Post, Recent},
+    plan::{Plan, Posts, Window, WindowSpan},
     status::Status,
 };
 
@@ -73,15 +77,55 @@ impl Sink {
         Self { pool }
     }
 
-    /// Makes the schema, runs its migrations and makes the stream's table.
-    pub(super) async fn prepare(&self, plan: &Plan) -> Result<(), sqlx::Error> {
+    /// Makes the schema, runs its migrations, makes the stream's table and says what its windows are. A window whose panes
+    /// would no longer fit those that are kept is given back by its name, and nothing is changed.
+    pub(super) async fn prepare(&self, plan: &Plan) -> Result<Option<String>, sqlx::Error> {
         migrate(&self.pool).await?;
+        if let Some(posts) = &plan.posts {
+            self.prepare_posts(plan, posts).await?;
+        }
+        let kept: Vec<(String, i64)> = sqlx::query_as(include_str!("../queries/read_slides.sql"))
+            .bind(&plan.definition.id)
+            .fetch_all(&self.pool)
+            .await?;
+        let (mut names, mut lengths, mut slides, mut lasts) = (vec![], vec![], vec![], vec![]);
+        for window in &plan.windows {
+            let (length, slide, last) = match window.span {
+                WindowSpan::Panes {
+                    length_ms,
+                    slide_ms,
+                } => (Some(length_ms / 1000), Some(slide_ms / 1000), None),
+                WindowSpan::Last(last) => (None, None, i32::try_from(last).ok()),
+            };
+            if kept
+                .iter()
+                .any(|(name, kept)| *name == window.name && slide != Some(*kept))
+            {
+                return Ok(Some(window.name.clone()));
+            }
+            names.push(window.name.clone());
+            lengths.push(length);
+            slides.push(slide);
+            lasts.push(last);
+        }
+        sqlx::query(include_str!("../queries/set_windows.sql"))
+            .bind(&plan.definition.id)
+            .bind(names)
+            .bind(lengths)
+            .bind(slides)
+            .bind(lasts)
+            .execute(&self.pool)
+            .await?;
+        Ok(None)
+    }
+
+    async fn prepare_posts(&self, plan: &Plan, posts: &Posts) -> Result<(), sqlx::Error> {
         let table: Option<String> = sqlx::query_scalar("select to_regclass($1)::text")
-            .bind(format!("\"{}\"", plan.definition.table))
+            .bind(format!("\"{}\"", posts.table))
             .fetch_one(&self.pool)
             .await?;
         if table.is_none() {
-            let created = sqlx::query(AssertSqlSafe(plan.create_table.as_str()))
+            let created = sqlx::query(AssertSqlSafe(posts.create_table.as_str()))
                 .execute(&self.pool)
                 .await;
             unless_made_by_another(created)?;
@@ -89,7 +133,7 @@ impl Sink {
         let present: Vec<String> = sqlx::query_scalar(
             "select attname::text from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
         )
-        .bind(format!("\"{}\"", plan.definition.table))
+        .bind(format!("\"{}\"", posts.table))
         .fetch_all(&self.pool)
         .await?;
         // `alter table` takes an exclusive lock, so it is only asked where a column is missing.
@@ -99,7 +143,7 @@ impl Sink {
             .iter()
             .any(|column| !present.contains(&column.name))
         {
-            for statement in &plan.add_columns {
+            for statement in &posts.add_columns {
                 sqlx::query(AssertSqlSafe(statement.as_str()))
                     .execute(&self.pool)
                     .await?;
@@ -190,13 +234,18 @@ impl Sink {
             transaction.rollback().await?;
             return Err(NotCommitted::Guarded);
         }
-        if !folded.posts.is_empty() {
-            upsert_posts(plan, folded.posts)
+        if let (Some(posts), false) = (&plan.posts, folded.posts.is_empty()) {
+            upsert_posts(plan, posts, folded.posts)
                 .execute(&mut *transaction)
                 .await?;
         }
         if !folded.windows.is_empty() {
             add_windows(plan, folded.windows)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        for ((window, partition), last) in folded.recent {
+            add_recent(plan, window, partition, last)
                 .execute(&mut *transaction)
                 .await?;
         }
@@ -215,24 +264,49 @@ impl Sink {
         owner: &str,
         status: &Status,
     ) -> Result<(), sqlx::Error> {
-        let generation = status
-            .partitions
-            .iter()
-            .map(|partition| partition.generation)
-            .max()
-            .unwrap_or(0);
         sqlx::query(include_str!("../queries/write_status.sql"))
             .bind(&plan.definition.id)
+            .bind(owner)
             .bind(&plan.definition.topic)
             .bind(&plan.definition.dataset)
-            .bind(&plan.definition.table)
-            .bind(owner)
-            .bind(generation)
+            .bind(&plan.definition.posts)
             .bind(status.state.word())
             .bind(status.problem.as_deref().map(without_nul))
             .bind(status.events_per_second)
             .bind(status.partitions_json())
             .bind(status.last_commit)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets workers of the stream that have long said nothing.
+    pub(super) async fn forget_workers(&self, plan: &Plan, owner: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(include_str!("../queries/forget_workers.sql"))
+            .bind(&plan.definition.id)
+            .bind(owner)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Remembers that partitions have nothing to read, where they still stand as the worker knows.
+    pub(super) async fn mark_idle(
+        &self,
+        plan: &Plan,
+        idle: &BTreeMap<i32, Held>,
+    ) -> Result<(), sqlx::Error> {
+        let (mut generations, mut offsets) = (Vec::new(), Vec::new());
+        for held in idle.values() {
+            generations.push(held.generation);
+            offsets.push(held.next_offset);
+        }
+        sqlx::query(include_str!("../queries/mark_idle.sql"))
+            .bind(&plan.definition.id)
+            .bind(&plan.definition.topic)
+            .bind(idle.keys().copied().collect::<Vec<i32>>())
+            .bind(generations)
+            .bind(offsets)
             .execute(&self.pool)
             .await?;
         Ok(())
@@ -349,6 +423,12 @@ async fn advance(
                 .map(|advance| advance.late)
                 .collect::<Vec<i64>>(),
         )
+        .bind(
+            advances
+                .values()
+                .map(|advance| advance.dropped)
+                .collect::<Vec<i64>>(),
+        )
         .execute(&mut **transaction)
         .await?;
     Ok(moved.rows_affected() == advances.len() as u64)
@@ -356,7 +436,7 @@ async fn advance(
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-fn upsert_posts(plan: &Plan, posts: BTreeMap<String, Post>) -> Statement<'_> {
+fn upsert_posts<'p>(plan: &Plan, table: &'p Posts, posts: BTreeMap<String, Post>) -> Statement<'p> {
     let columns = plan.dataset.columns();
     let mut arrays: Vec<Carried> = columns
         .iter()
@@ -373,7 +453,7 @@ fn upsert_posts(plan: &Plan, posts: BTreeMap<String, Post>) -> Statement<'_> {
             array.push(cell);
         }
     }
-    let statement = sqlx::query(AssertSqlSafe(plan.upsert_posts.as_str()));
+    let statement = sqlx::query(AssertSqlSafe(table.upsert.as_str()));
     let statement = arrays
         .into_iter()
         .fold(statement, |statement, array| match array {
@@ -467,16 +547,23 @@ impl Carried {
 fn add_windows(plan: &Plan, windows: BTreeMap<(usize, i64, String), Counts>) -> Statement<'_> {
     let (mut names, mut starts, mut ends, mut groups) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut events, mut late, mut followed, mut sums, mut maxima) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut events, mut dead, mut late) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut followed, mut sums, mut maxima) = (Vec::new(), Vec::new(), Vec::new());
     for ((position, start_ms, group), counts) in windows {
-        let Window { name, every, .. } = &plan.windows[position];
-        let start = instant(start_ms).expect("times beyond the year 9999 were dropped");
+        let Window { name, span, .. } = &plan.windows[position];
+        let WindowSpan::Panes { slide_ms, .. } = span else {
+            continue;
+        };
+        let end = instant(start_ms + slide_ms);
+        let (Some(start), Some(end)) = (instant(start_ms), end) else {
+            unreachable!("times beyond the year 9999 were dropped")
+        };
         names.push(name.clone());
         starts.push(start);
-        ends.push(start + *every);
+        ends.push(end);
         groups.push(group);
         events.push(counts.events);
+        dead.push(counts.dead);
         late.push(counts.late);
         followed.push(counts.followed);
         sums.push(counts.sum.to_string());
@@ -489,10 +576,32 @@ fn add_windows(plan: &Plan, windows: BTreeMap<(usize, i64, String), Counts>) -> 
         .bind(ends)
         .bind(groups)
         .bind(events)
+        .bind(dead)
         .bind(late)
         .bind(followed)
         .bind(sums)
         .bind(maxima)
+}
+
+fn add_recent(plan: &Plan, window: usize, partition: i32, last: VecDeque<Recent>) -> Statement<'_> {
+    let Window { name, span, .. } = &plan.windows[window];
+    let most = match span {
+        WindowSpan::Last(most) => i32::try_from(*most).unwrap_or(i32::MAX),
+        WindowSpan::Panes { .. } => 0,
+    };
+    let (mut seen, mut groups) = (Vec::new(), Vec::new());
+    for (seen_ms, group) in last {
+        seen.push(seen_ms.and_then(instant));
+        groups.push(group);
+    }
+    sqlx::query(include_str!("../queries/add_recent.sql"))
+        .bind(&plan.definition.id)
+        .bind(name)
+        .bind(&plan.definition.topic)
+        .bind(partition)
+        .bind(seen)
+        .bind(groups)
+        .bind(most)
 }
 
 fn add_dead_letters(plan: &Plan, dead: Vec<DeadLetter>) -> Statement<'_> {
@@ -504,10 +613,10 @@ fn add_dead_letters(plan: &Plan, dead: Vec<DeadLetter>) -> Statement<'_> {
         partitions.push(letter.partition);
         offsets.push(letter.offset);
         times.push(letter.timestamp_ms.and_then(instant));
-        stages.push(letter.rejected.stage.word());
-        rules.push(without_nul(&letter.rejected.rule));
-        fields.push(letter.rejected.field.as_deref().map(without_nul));
-        details.push(without_nul(&letter.rejected.detail));
+        stages.push(letter.stage);
+        rules.push(without_nul(&letter.rule));
+        fields.push(letter.field.as_deref().map(without_nul));
+        details.push(without_nul(&letter.detail));
         keys.push(letter.key);
         raws.push(letter.raw);
     }

@@ -65,6 +65,8 @@ pub struct Status {
     pub dead_letters: u64,
     /// Of them, behind the watermark.
     pub late: u64,
+    /// Of them, left out of a window because they came too late.
+    pub dropped: u64,
     /// Events committed in the last second.
     pub events_per_second: f64,
     /// When the last batch was committed.

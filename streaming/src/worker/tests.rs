@@ -15,23 +15,42 @@ use super::{
 };
 use crate::{emulate, live};
 
-const MINUTE: i64 = 60_000;
+pub(super) const MINUTE: i64 = 60_000;
 /// 2026-01-01T00:00:00Z.
-const T0: i64 = 1_767_225_600_000;
+pub(super) const T0: i64 = 1_767_225_600_000;
+
+/// The shipped stream with one window of one minute.
+const ONE_WINDOW: &str = r#"
+[stream]
+id = "pins"
+topic = "pins"
+dataset = "pins"
+lateness = "1m"
+
+[sinks.posts]
+table = "pins"
+
+[windows.posts_per_category]
+every = "1m"
+by = "category"
+follow = "follower_count"
+"#;
 
 fn plan() -> Arc<Plan> {
+    plan_of(ONE_WINDOW)
+}
+
+pub(super) fn plan_of(text: &str) -> Arc<Plan> {
     let dataset = Dataset::parse(
         "pins.toml",
         include_str!("../../../dags/datasets/pins.toml"),
     )
     .expect("the shipped dataset is valid");
-    let stream =
-        StreamDefinition::parse("pins.toml", include_str!("../../../dags/streams/pins.toml"))
-            .expect("the shipped stream is valid");
-    Arc::new(Plan::new(stream, Arc::new(dataset)).expect("the shipped stream fits its dataset"))
+    let stream = StreamDefinition::parse("pins.toml", text).expect("a valid stream");
+    Arc::new(Plan::new(stream, Arc::new(dataset)).expect("the stream fits its dataset"))
 }
 
-fn pin(line: usize) -> serde_json::Map<String, Value> {
+pub(super) fn pin(line: usize) -> serde_json::Map<String, Value> {
     let text = include_str!("../../../data/pins.ndjson")
         .lines()
         .nth(line)
@@ -39,13 +58,13 @@ fn pin(line: usize) -> serde_json::Map<String, Value> {
     serde_json::from_str(text).expect("the file is NDJSON")
 }
 
-fn titled(line: usize, title: &str) -> Vec<u8> {
+pub(super) fn titled(line: usize, title: &str) -> Vec<u8> {
     let mut pin = pin(line);
     pin.insert("title".to_owned(), json!(title));
     serde_json::to_vec(&pin).expect("serialises")
 }
 
-fn folder(plan: &Arc<Plan>, held: &BTreeMap<i32, Held>) -> Folder {
+pub(super) fn folder(plan: &Arc<Plan>, held: &BTreeMap<i32, Held>) -> Folder {
     let positions = held.iter().map(|(partition, held)| {
         (
             *partition,
@@ -58,7 +77,7 @@ fn folder(plan: &Arc<Plan>, held: &BTreeMap<i32, Held>) -> Folder {
     Folder::new(Arc::clone(plan), positions.collect())
 }
 
-fn at(partition: i32, offset: i64, timestamp_ms: i64, value: &[u8]) -> Message<'_> {
+pub(super) fn at(partition: i32, offset: i64, timestamp_ms: i64, value: &[u8]) -> Message<'_> {
     Message {
         partition,
         offset,
@@ -68,7 +87,7 @@ fn at(partition: i32, offset: i64, timestamp_ms: i64, value: &[u8]) -> Message<'
     }
 }
 
-fn fresh(partitions: i32) -> BTreeMap<i32, Held> {
+pub(super) fn fresh(partitions: i32) -> BTreeMap<i32, Held> {
     (0..partitions)
         .map(|partition| {
             (
@@ -172,7 +191,7 @@ fn the_malformed_messages_are_dead_letters_with_their_bytes() {
     let rules: Vec<_> = folded
         .dead
         .iter()
-        .map(|letter| letter.rejected.rule.as_str())
+        .map(|letter| letter.rule.as_str())
         .collect();
     assert_eq!(
         rules,
@@ -197,24 +216,29 @@ fn the_malformed_messages_are_dead_letters_with_their_bytes() {
 }
 
 /// A database of its own, with the schema `live`.
-struct Database {
-    sink: Sink,
-    pool: PgPool,
+pub(super) struct Database {
+    pub(super) sink: Sink,
+    pub(super) pool: PgPool,
 }
 
 impl Database {
     async fn open() -> Self {
+        Self::open_for(&plan()).await
+    }
+
+    pub(super) async fn open_for(plan: &Plan) -> Self {
         let url = Postgres::shared().empty_database().await;
         let pool = sink::pool(&url, 4).expect("a pool");
         let database = Self {
             sink: Sink::new(pool.clone()),
             pool,
         };
-        database.sink.prepare(&plan()).await.expect("prepared");
+        let misfit = database.sink.prepare(plan).await.expect("prepared");
+        assert_eq!(misfit, None);
         database
     }
 
-    async fn count(&self, sql: &'static str) -> i64 {
+    pub(super) async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql)
             .fetch_one(&self.pool)
             .await
@@ -222,7 +246,11 @@ impl Database {
     }
 }
 
-fn fold(plan: &Arc<Plan>, held: &BTreeMap<i32, Held>, messages: &[Message<'_>]) -> Folded {
+pub(super) fn fold(
+    plan: &Arc<Plan>,
+    held: &BTreeMap<i32, Held>,
+    messages: &[Message<'_>],
+) -> Folded {
     let mut folder = folder(plan, held);
     for message in messages {
         folder.add(*message, T0);
@@ -614,6 +642,7 @@ async fn readers_see_rows_dead_letters_windows_and_whether_it_caught_up() {
         (1, 1, 2, 1)
     );
     assert_eq!(summary[0].stream.state, "running");
+    assert_eq!(summary[0].stream.partitions.len(), 2);
     let dead = live::dead_letters(&database.pool, "pins", 10)
         .await
         .expect("read");
@@ -625,7 +654,7 @@ async fn readers_see_rows_dead_letters_windows_and_whether_it_caught_up() {
         ),
         (1, "not_json", Some(&b"oops"[..]))
     );
-    let windows = live::windows(&database.pool, "pins", 10)
+    let windows = live::windows(&database.pool, "pins", 1)
         .await
         .expect("read");
     assert_eq!(

@@ -9,6 +9,7 @@ pub(crate) mod notifications;
 pub(crate) mod pools;
 pub(crate) mod reports;
 pub(crate) mod runs;
+pub(crate) mod streams;
 pub(crate) mod tasks;
 mod types;
 pub(crate) mod variables;
@@ -43,6 +44,7 @@ const ACTOR: &str = "api";
         (name = "Pools", description = "How many tasks run at once"),
         (name = "Connections", description = "How to reach services outside"),
         (name = "Variables", description = "Values that templates read"),
+        (name = "Streams", description = "Topics that are cleaned and counted as they come"),
         (name = "Workers", description = "What runs them"),
         (name = "Notifications", description = "What people are told"),
     ),
@@ -57,6 +59,7 @@ const ACTOR: &str = "api";
         pools::list, pools::show, pools::set, pools::delete,
         connections::list, connections::show, connections::set, connections::delete, connections::test,
         variables::list, variables::show, variables::set, variables::delete,
+        streams::list,
         workers::list, workers::show,
         notifications::list, notifications::retry, notifications::deadlines,
     ),

@@ -16,6 +16,7 @@ pub(crate) mod run;
 pub(crate) mod runs;
 #[cfg(test)]
 mod samples;
+pub(crate) mod streams;
 pub(crate) mod task;
 pub(crate) mod variables;
 mod view;
