@@ -5,7 +5,6 @@ use std::{
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -29,7 +28,6 @@ use crate::{
 
 /// The number of partitions of a topic that is missing.
 const PARTITIONS: i32 = 4;
-const BROKER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Arguments of `emulate`.
 #[derive(Debug, Args)]
@@ -280,7 +278,7 @@ async fn to_topic(
     stop: CancellationToken,
 ) -> Result<(&'static str, u64)> {
     let name = what.records.name();
-    kafka::ensure_topic(&kafka, &what.topic, PARTITIONS, BROKER_PATIENCE)
+    kafka::ensure_topic(&kafka, &what.topic, PARTITIONS)
         .await
         .map_err(|failure| {
             Failure::unreachable(format!("cannot make the topic `{name}`")).because(failure)
