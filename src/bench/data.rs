@@ -1,7 +1,8 @@
 //! `pinwheel bench data`: pins through every part of the data path. Scheduler, worker and streaming worker run as processes
 //! of their own over DAG and stream files, as they do for a user; the ingest API runs here, under a load over HTTP.
 //!
-//! It keeps to itself: topics and prefixes carry this process's id, and what it can take away is taken away.
+//! It keeps to itself: topics and prefixes carry this process's id. Topics are taken away; what it wrote to a store of the
+//! user's own stays below `bench-<id>/` of the bucket, so that it can be compared with what others make of the same pins.
 
 use std::{
     collections::BTreeMap,
@@ -62,7 +63,7 @@ Examples:
 The embedded broker takes 10,000 to 40,000 messages a second and is the limit of most figures; name a real one to measure
 Pinwheel. Postgres is embedded, or a database of its own on the server that --database-url names. A figure is worth
 something beside another one of the same machine and hour: the bare drain is measured in the same run.")]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// How many pins
     #[arg(long, value_name = "NUMBER", default_value_t = 200_000)]
     rows: u64,
@@ -353,6 +354,9 @@ impl<'a> Bench<'a> {
         for name in ["cleaned", "dead_lettered", "quarantined", "duplicates"] {
             figures.insert(format!("clean_{name}"), task.output[name].clone());
         }
+        let dataset = self.settings.clean_prefix.to_string();
+        let dataset = format!("{}/pins/", dataset.trim_end_matches('/'));
+        figures.insert("clean_dataset".to_owned(), json!(dataset));
         worker.stop().await;
         scheduler.stop().await;
         Ok(())
