@@ -156,7 +156,7 @@ async fn post(standalone: &Standalone, shutdown: &CancellationToken) -> Result<P
         let progress = Progress::start("posting pins");
         let posted = emulate::run(
             options,
-            |posted| progress.count(posted.accepted, posted.wanted),
+            |posted| progress.count(posted.accepted, posted.wanted.unwrap_or(posted.accepted)),
             shutdown.clone(),
         )
         .await;

@@ -31,7 +31,7 @@ use crate::{
     kept_reports::KeptReports,
     progress::say,
     registry,
-    settings::Settings,
+    settings::{IngestLimits, Settings},
     shutdown,
     stream_pages::LiveStreams,
 };
@@ -446,7 +446,32 @@ pub(crate) async fn bind_ingest(
     refuse_strangers(settings.ingest_bind)?;
     let mut options = IngestOptions::new(settings.ingest_bind, kafka.clone(), PINS_TOPIC);
     options.registry = metrics;
+    limit(&mut options, settings.ingest_limits);
     Ok(Ingest::bind(options).await?)
+}
+
+fn limit(options: &mut IngestOptions, limits: IngestLimits) {
+    let IngestLimits {
+        pin_bytes,
+        batch_bytes,
+        batch_pins,
+        queue_bytes,
+        posts,
+        batches,
+        ..
+    } = limits;
+    for (option, limit) in [
+        (&mut options.body_limit, pin_bytes),
+        (&mut options.batch_limit, batch_bytes),
+        (&mut options.batch_pins, batch_pins),
+        (&mut options.queue_bytes, queue_bytes),
+        (&mut options.concurrency, posts),
+        (&mut options.batch_concurrency, batches),
+    ] {
+        if let Some(limit) = limit {
+            *option = limit.get();
+        }
+    }
 }
 
 /// Anybody on the network could post, and nothing authenticates them yet.

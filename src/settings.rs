@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -70,6 +71,7 @@ pub(crate) struct Flags {
     /// `kafka.brokers`: host:port, several separated by commas
     #[arg(
         long,
+        alias = "brokers",
         global = true,
         hide_short_help = true,
         env = "PINWHEEL_KAFKA_BROKERS",
@@ -290,6 +292,7 @@ pub(crate) struct Settings {
     /// Whom messages can go to.
     pub(crate) channels: Channels,
     pub(crate) ingest_bind: SocketAddr,
+    pub(crate) ingest_limits: IngestLimits,
     /// Only for roles that serve nothing else.
     pub(crate) metrics_bind: Option<SocketAddr>,
     pub(crate) worker: Worker,
@@ -501,6 +504,7 @@ impl Settings {
                 .ingest_bind
                 .or(file.ingest.bind)
                 .unwrap_or(([127, 0, 0, 1], 8000).into()),
+            ingest_limits: file.ingest,
             metrics_bind: flags.metrics_bind.or(file.metrics.bind),
             worker: Worker {
                 name: file.worker.name,
@@ -731,7 +735,7 @@ struct File {
     dags: DagsTable,
     lake: LakeTable,
     web: WebTable,
-    ingest: BindTable,
+    ingest: IngestLimits,
     metrics: BindTable,
     worker: WorkerTable,
     retention: RetentionTable,
@@ -793,6 +797,19 @@ struct NotifyTable {
 #[serde(default, deny_unknown_fields)]
 struct BindTable {
     bind: Option<SocketAddr>,
+}
+
+/// `[ingest]`: beside the address what the API takes at most. What is left out has the default of the API.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct IngestLimits {
+    bind: Option<SocketAddr>,
+    pub(crate) pin_bytes: Option<NonZeroUsize>,
+    pub(crate) batch_bytes: Option<NonZeroUsize>,
+    pub(crate) batch_pins: Option<NonZeroUsize>,
+    pub(crate) queue_bytes: Option<NonZeroUsize>,
+    pub(crate) posts: Option<NonZeroUsize>,
+    pub(crate) batches: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
 //! The embedded default: a private Postgres, a broker and an S3 server, all on loopback and below one data directory,
 //! all gone when we are. Each is left out when a setting names a real one.
 //!
-//! Nothing but `standalone` and `demo` may use this: a role in production that started a database of its own because a
+//! Nothing but `standalone`, `demo` and `bench` may use this: a role in production that started a database of its own because a
 //! setting was misspelt would lose data quietly.
 
 mod broker;

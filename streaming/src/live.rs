@@ -461,6 +461,42 @@ pub async fn is_caught_up(
         .all(|(partition, end)| *end == 0 || stands.get(partition).is_some_and(|next| next >= end)))
 }
 
+/// What a stream has committed of a topic: the next offset of every partition.
+///
+/// # Errors
+///
+/// When Postgres is away or refuses, or no worker has made the schema yet.
+pub async fn committed(
+    pool: &PgPool,
+    stream: &str,
+    topic: &str,
+) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
+    let stands: Vec<(i32, i64)> = sqlx::query_as(include_str!("queries/read_next_offsets.sql"))
+        .bind(stream)
+        .bind(topic)
+        .fetch_all(pool)
+        .await?;
+    Ok(stands.into_iter().collect())
+}
+
+/// When the rows of a live table were produced: partition, offset, and the time of the message.
+///
+/// # Errors
+///
+/// When Postgres is away or refuses, or there is no such table.
+pub async fn produced(
+    pool: &PgPool,
+    table: &str,
+) -> Result<Vec<(i32, i64, DateTime<Utc>)>, sqlx::Error> {
+    if !worker::is_identifier(table) {
+        return Ok(Vec::new());
+    }
+    let rows = format!(
+        "select kafka_partition, kafka_offset, kafka_timestamp from live.\"{table}\" where kafka_timestamp is not null"
+    );
+    sqlx::query_as(AssertSqlSafe(rows)).fetch_all(pool).await
+}
+
 /// The end of every partition of a topic; none when there is no such topic.
 ///
 /// # Errors

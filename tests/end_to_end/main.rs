@@ -4,6 +4,7 @@ mod browser;
 mod chaos;
 mod cleaning;
 mod datasets;
+mod emulate;
 mod examples;
 mod harness;
 mod kinds;

@@ -40,6 +40,13 @@ pub(super) fn too_large(limit: usize) -> Response {
     )
 }
 
+pub(super) fn too_many(limit: usize, found: usize) -> Response {
+    detail(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        &format!("A batch has at most {limit} pins, this one has {found}"),
+    )
+}
+
 pub(super) fn unavailable(reason: &str) -> Response {
     let body = Json(json!({"detail": format!("Kafka does not acknowledge: {reason}")}));
     (

@@ -5,6 +5,7 @@
 
 mod answer;
 mod batch;
+mod body;
 mod pin;
 mod publisher;
 
@@ -15,7 +16,6 @@ use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Bytes,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
@@ -32,8 +32,6 @@ use self::publisher::{Health, Publisher};
 use crate::{kafka, metrics};
 pub use pin::{KEY_FIELD, Wrong, check};
 
-/// How long a request may take to send its body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for its turn before it is answered with 429.
 const TURN: Duration = Duration::from_millis(500);
 
@@ -50,10 +48,12 @@ pub struct IngestOptions {
     pub partitions: i32,
     /// The replication factor of the topic, if it must be created.
     pub replication: i32,
-    /// The largest body of one pin, in bytes.
+    /// The largest body of one pin, in bytes; a compressed one counts as what it holds.
     pub body_limit: usize,
-    /// The largest body of a batch, in bytes.
+    /// The largest body of a batch, in bytes; a compressed one counts as what it holds.
     pub batch_limit: usize,
+    /// How many pins a batch may have.
+    pub batch_pins: usize,
     /// How many single posts are answered at the same time; memory is bounded by this times `body_limit`.
     pub concurrency: usize,
     /// How many batches are answered at the same time.
@@ -79,6 +79,7 @@ impl IngestOptions {
             replication: 1,
             body_limit: 64 * 1024,
             batch_limit: 8 * 1024 * 1024,
+            batch_pins: 10_000,
             concurrency: 4096,
             batch_concurrency: 8,
             queue_bytes: 64 * 1024 * 1024,
@@ -121,6 +122,7 @@ struct Shared {
     topic: String,
     body_limit: usize,
     batch_limit: usize,
+    batch_pins: usize,
     singles: Semaphore,
     batches: Semaphore,
     metrics: metrics::Ingest,
@@ -165,6 +167,7 @@ impl Ingest {
             topic: options.topic,
             body_limit: options.body_limit,
             batch_limit: options.batch_limit,
+            batch_pins: options.batch_pins,
             singles: Semaphore::new(options.concurrency),
             batches: Semaphore::new(options.batch_concurrency),
             metrics: metrics::Ingest::register(&options.registry),
@@ -279,7 +282,12 @@ async fn post_pin(State(shared): State<Arc<Shared>>, request: Request) -> Respon
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.singles.acquire()).await else {
         return answer::busy(&shared, 1);
     };
-    let body = match read_body(request, shared.body_limit).await {
+    let body = match body::read(request, shared.body_limit).await {
+        // Some tens of kilobytes are inflated in less time than another thread takes to wake up.
+        Ok(body) => body.open(shared.body_limit),
+        Err(response) => Err(response),
+    };
+    let body = match body {
         Ok(body) => body,
         Err(response) => {
             shared.metrics.posts.with_label_values(&["invalid"]).inc();
@@ -308,54 +316,6 @@ async fn post_pin(State(shared): State<Arc<Shared>>, request: Request) -> Respon
         }
         Err(refused) => answer::refused(&shared, &refused),
     }
-}
-
-/// Reads a body within its limits of size and time.
-async fn read_body(request: Request, limit: usize) -> Result<Bytes, Response> {
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        return Err(answer::too_large(limit));
-    }
-    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING)
-        && encoding != "identity"
-    {
-        return Err(answer::detail(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "Compressed bodies are not supported, send the JSON as it is",
-        ));
-    }
-    match tokio::time::timeout(
-        BODY_TIMEOUT,
-        axum::body::to_bytes(request.into_body(), limit),
-    )
-    .await
-    {
-        Err(_) => Err(answer::detail(
-            StatusCode::REQUEST_TIMEOUT,
-            "The body did not arrive within 10 seconds",
-        )),
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if is_length_limit(&error) => Err(answer::too_large(limit)),
-        Ok(Err(_)) => Err(answer::detail(
-            StatusCode::BAD_REQUEST,
-            "The body ended before it was complete",
-        )),
-    }
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        // The type behind the limit is not exported by axum; its words are stable and tested here.
-        if error.to_string() == "length limit exceeded" {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {

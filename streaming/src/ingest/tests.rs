@@ -1,8 +1,9 @@
 //! The ingest API over real HTTP. The broker is librdkafka's mock, which is no broker for data but injects errors; that
 //! the bytes arrive is proved end to end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::Write, time::Duration};
 
+use flate2::{Compression, write::GzEncoder};
 use pinwheel_tasks::KafkaSettings;
 use rdkafka::{
     mocking::MockCluster,
@@ -94,6 +95,29 @@ impl Server {
         self.stop.cancel();
         self.running.await.expect("no panic").expect("a clean end");
     }
+}
+
+impl Server {
+    async fn post_as(
+        &self,
+        encoding: &str,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Response {
+        self.client
+            .post(format!("{}{path}", self.url))
+            .header(header::CONTENT_ENCODING, encoding)
+            .body(body)
+            .send()
+            .await
+            .expect("an answer")
+    }
+}
+
+fn gzip(body: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(body.as_ref()).expect("memory");
+    gzip.finish().expect("memory")
 }
 
 fn pin() -> &'static str {
@@ -370,4 +394,122 @@ async fn a_port_in_use_names_the_setting() {
     .await;
     let message = bound.err().expect("the port is taken").to_string();
     assert!(message.contains("`ingest.bind`"), "{message}");
+}
+
+#[tokio::test]
+async fn a_compressed_body_counts_as_what_it_holds() {
+    let mock = mock();
+    let server = Server::ready(mock.bootstrap_servers(), |options| {
+        options.body_limit = 2048;
+        options.batch_limit = 8192;
+    })
+    .await;
+    let post = async |path, body| server.post_as("gzip", path, body).await.status();
+    assert_eq!(post("/pin/", gzip(pin())).await, StatusCode::OK);
+    assert_eq!(
+        post("/pins/", gzip(format!("{}\n{}", pin(), pin()))).await,
+        StatusCode::OK
+    );
+    // Two members one after the other are one body.
+    let members = [gzip(format!("{}\n", pin())), gzip(pin())].concat();
+    let answer = body(server.post_as("GZIP", "/pins/", members).await).await;
+    assert_eq!(answer["accepted"], 2);
+    for (path, size) in [("/pin/", 1_000_000), ("/pins/", 5_000_000)] {
+        let bomb = gzip(vec![b' '; size]);
+        assert!(
+            bomb.len() < 8192,
+            "it passes the limit only when it is opened"
+        );
+        assert_eq!(
+            post(path, bomb).await,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "{path}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_opened_says_why() {
+    let mock = mock();
+    let server = Server::ready(mock.bootstrap_servers(), |_| {}).await;
+    for path in ["/pin/", "/pins/"] {
+        let mut cut = gzip(pin());
+        cut.truncate(cut.len() / 2);
+        for broken in [cut, pin().as_bytes().to_vec()] {
+            let response = server.post_as("gzip", path, broken).await;
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+            let detail = body(response).await["detail"].to_string();
+            assert!(detail.contains("not valid gzip"), "{detail}");
+        }
+        let response = server.post_as("br", path, pin()).await;
+        assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(response.headers()[header::ACCEPT_ENCODING], "gzip");
+        assert_eq!(
+            server.post_as("identity", path, pin()).await.status(),
+            StatusCode::OK
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_of_too_many_pins_is_refused_as_a_whole() {
+    let mock = mock();
+    let server = Server::ready(mock.bootstrap_servers(), |options| options.batch_pins = 2).await;
+    let response = server.post("/pins/", [pin(); 3].join("\n")).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let detail = body(response).await["detail"].to_string();
+    assert!(
+        detail.contains("at most 2 pins, this one has 3"),
+        "{detail}"
+    );
+    assert_eq!(
+        server.post("/pins/", [pin(); 2].join("\n")).await.status(),
+        StatusCode::OK
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_is_under_way_and_accepts_nothing_new() {
+    let mock = mock();
+    let server = Server::ready(mock.bootstrap_servers(), |_| {}).await;
+    mock.broker_round_trip_time(1, Duration::from_secs(1))
+        .expect("slow");
+    let client = server.client.clone();
+    let posts = ["/pin/", "/pins/"].map(|path| {
+        let sent = client
+            .post(format!("{}{path}", server.url))
+            .body(pin())
+            .send();
+        tokio::spawn(sent)
+    });
+    let both_arrived = tokio::time::timeout(Duration::from_secs(20), async {
+        // The request that asks is the third.
+        while !server
+            .get("/metrics")
+            .await
+            .text()
+            .await
+            .expect("text")
+            .contains("pinwheel_ingest_requests_in_flight 3")
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    both_arrived
+        .await
+        .expect("the broker is slow enough for both to be seen");
+    let url = server.url.clone();
+    server.stop().await;
+    for post in posts {
+        let answer = post
+            .await
+            .expect("no panic")
+            .expect("an answer, not a cut connection");
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    let refused = client.post(format!("{url}/pin/")).body(pin()).send().await;
+    assert!(refused.is_err_and(|error| error.is_connect()));
 }
