@@ -94,10 +94,13 @@ impl Scheduler {
 
     /// Does what is due and says how long nothing will be.
     async fn pass(&self, leases: Leases) -> Result<Option<Duration>, store::Error> {
+        // What Postgres refuses once keeps nothing else from its turn; it is told at the end, and tried again.
+        let mut refused = None;
         if leases == Leases::MayBeOver {
-            let reaped = self.store.reap().await?;
-            if reaped.effects != Effects::default() {
-                self.bell.ring_for(reaped.effects);
+            let reaped = self.store.reap().await.map(|reaped| reaped.effects);
+            let effects = unless_refused(reaped, &mut refused)?;
+            if effects != Effects::default() {
+                self.bell.ring_for(effects);
             }
         }
         for _ in 0..PASSES {
@@ -107,20 +110,17 @@ impl Scheduler {
             let messages = due.messages.filter(|_| self.dispatch.room() > 0);
             let next = [due.work, due.alerts, messages].into_iter().flatten().min();
             if next.is_none_or(|wait| !wait.is_zero()) {
-                return Ok(next);
+                return refused.map_or(Ok(next), Err);
             }
             let mut moved = false;
             if is_due(due.work) {
-                let scheduled = self.store.schedule_due(shift).await?;
-                let woken = self.store.wake(shift).await?;
-                let nudged = self.store.take_nudges().await?;
-                let backfilled = self.store.go_on_with_backfills().await?;
-                let timed_out = self.store.time_out(shift).await?;
-                let effects = scheduled
-                    .and(woken)
-                    .and(nudged)
-                    .and(backfilled)
-                    .and(timed_out);
+                let store = &self.store;
+                let mut done = |step| unless_refused(step, &mut refused);
+                let effects = done(store.schedule_due(shift).await)?
+                    .and(done(store.wake(shift).await)?)
+                    .and(done(store.take_nudges().await)?)
+                    .and(done(store.go_on_with_backfills().await)?)
+                    .and(done(store.time_out(shift).await)?);
                 if effects != Effects::default() {
                     moved = true;
                     self.bell.ring_for(effects);
@@ -139,10 +139,25 @@ impl Scheduler {
                 moved |= self.dispatch.send_due().await?;
             }
             if !moved {
-                return Ok(Some(CONTENDED));
+                return refused.map_or(Ok(Some(CONTENDED)), Err);
             }
         }
-        Ok(Some(Duration::ZERO))
+        refused.map_or(Ok(Some(Duration::ZERO)), Err)
+    }
+}
+
+/// What a step did; nothing where Postgres refused it, which is kept. That Postgres is away concerns every other step as well.
+fn unless_refused(
+    step: Result<Effects, store::Error>,
+    refused: &mut Option<store::Error>,
+) -> Result<Effects, store::Error> {
+    match step {
+        Err(error) if !error.is_unavailable() => {
+            tracing::error!(%error, "Postgres refused a step of the scheduler; the others go on");
+            refused.get_or_insert(error);
+            Ok(Effects::default())
+        }
+        answered => answered,
     }
 }
 

@@ -86,6 +86,8 @@ struct State {
     stops: HashMap<InstanceId, (i32, Stop)>,
     /// Ended, not settled.
     ended: VecDeque<Ended>,
+    /// Ended, and Postgres refuses to settle them: tried again with the next heartbeat.
+    set_aside: Vec<Ended>,
     /// Slots kept free for what transactions on their way claim.
     reserved: usize,
     /// Something may be claimable.
@@ -109,6 +111,7 @@ impl Worker {
         let mut state = State {
             stops: HashMap::new(),
             ended: VecDeque::new(),
+            set_aside: Vec::new(),
             reserved: 0,
             look: true,
             look_at: None,
@@ -164,6 +167,7 @@ impl Worker {
                     }
                 }
                 Ok(()) = self.lease.changed() => {
+                    state.ended.extend(state.set_aside.drain(..));
                     if self.lease.borrow().worker_id != lease.worker_id {
                         // A new lease: everything under the old one belongs to others.
                         stop_all(&state, Why::LeaseInDoubt);
@@ -308,6 +312,11 @@ impl Worker {
                     tracing::info!(run_id = run_id.0, state = run_state.as_str(), "run closed");
                 }
                 self.bell.ring_for(settled.effects);
+                state.set_aside.extend(
+                    batch
+                        .into_iter()
+                        .filter(|ended| settled.unsettled.contains(&ended.execution.instance_id)),
+                );
                 self.take_over(settled.taken, state, tell);
             }
             Answer::Claimed(Ok(taken)) => {
@@ -326,6 +335,10 @@ impl Worker {
                         .filter(|one| {
                             let instance = one.execution.instance_id;
                             !state.stops.contains_key(&instance)
+                                && state
+                                    .set_aside
+                                    .iter()
+                                    .all(|ended| ended.execution.instance_id != instance)
                                 && !state
                                     .ended
                                     .iter()
@@ -437,6 +450,7 @@ async fn settle_all(
     };
     let [only] = batch else {
         let (first, second) = batch.split_at(batch.len() / 2);
+        // Whatever becomes of one half, the other is settled.
         let mut settled = Box::pin(settle_all(
             store,
             first,
@@ -448,23 +462,26 @@ async fn settle_all(
         .await?;
         let rest = Box::pin(settle_all(store, second, appetite)).await?;
         settled.refused.extend(rest.refused);
+        settled.unsettled.extend(rest.unsettled);
         settled.taken = rest.taken;
         settled.closed.extend(rest.closed);
         settled.effects = settled.effects.and(rest.effects);
         return Ok(settled);
     };
     tracing::error!(%error, instance_id = only.execution.instance_id.0, "a result cannot be stored; recording a failure in its place");
-    store
-        .settle_unstorable(
-            only,
-            &Failure {
-                class: FailureClass::Permanent,
-                message: format!("its result cannot be stored: {error}"),
-                hint: None,
-                exit_code: None,
-            },
-        )
-        .await
+    let failure = Failure {
+        class: FailureClass::Permanent,
+        message: format!("its result cannot be stored: {error}"),
+        hint: None,
+        exit_code: None,
+    };
+    match store.settle_unstorable(only, &failure).await {
+        Err(error) if !error.is_unavailable() => {
+            tracing::error!(%error, instance_id = only.execution.instance_id.0, "nor can the failure; it is tried again, and the others go on");
+            Ok(Settled::nothing_of(only.execution.instance_id))
+        }
+        answered => answered,
+    }
 }
 
 fn stop_all(state: &State, why: Why) {

@@ -68,6 +68,18 @@ impl Dag {
             .collect()
     }
 
+    /// The tasks that look at a setup without being directly downstream of it: its end moves none of their counters.
+    pub fn watchers(&self, setup: usize) -> impl Iterator<Item = usize> + '_ {
+        let below = &self.tasks[setup].downstream;
+        self.tasks
+            .iter()
+            .enumerate()
+            .filter(move |(ordinal, task)| {
+                task.flow.setups.contains(&setup) && !below.contains(ordinal)
+            })
+            .map(|(ordinal, _)| ordinal)
+    }
+
     /// Whether counters alone decide about a task.
     pub fn counts_alone(&self, task: &Task) -> bool {
         task.flow.setups.is_empty()

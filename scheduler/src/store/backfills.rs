@@ -796,7 +796,7 @@ impl Store {
                 state: RunState::Success,
             };
             let travel = self
-                .plan_travel(connection, run.run_id, &locked, &instances)
+                .plan_travel(connection, run.run_id, &locked, &instances, Some(params))
                 .await?;
             if let Some(travel) = travel {
                 travel.carry_out(connection, run.run_id).await?;

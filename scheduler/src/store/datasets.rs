@@ -140,7 +140,7 @@ impl Store {
         let consumers: BTreeSet<DagId> = consumers.into_iter().collect();
         if !consumers.is_empty() {
             let locked = names(&consumers.union(&also).cloned().collect());
-            sqlx::query_file_scalar!("src/store/queries/lock_dags.sql", &locked)
+            sqlx::query_file!("src/store/queries/lock_dags.sql", &locked)
                 .fetch_all(&mut *connection)
                 .await?;
         }

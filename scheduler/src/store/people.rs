@@ -117,6 +117,10 @@ impl Store {
         .await?;
         let mut step = Step::default();
         step.leave_gates(gates);
+        if dag.tasks.iter().any(|task| task.flow.depends_on_previous) {
+            // One that never started is nobody's run before.
+            step.has_moved(run_id);
+        }
         self.start_runs(&mut transaction, &BTreeSet::from([run.dag_id]), &mut step)
             .await?;
         self.finish(&mut transaction, &mut step).await?;
@@ -148,7 +152,7 @@ impl Store {
             dag,
             version_id,
             cleared,
-            kept,
+            collapsed,
             travel,
         } = &plan;
         sqlx::query_file!("src/store/queries/allow_clearing.sql")
@@ -171,19 +175,8 @@ impl Store {
         )
         .execute(&mut *transaction)
         .await?;
-        // What is above a mapped task runs again, and may give another list; or it is no mapped task any more.
-        let collapsed: Vec<i32> = ordinals
-            .iter()
-            .copied()
-            .filter(|ordinal| !kept.contains(ordinal))
-            .filter(|ordinal| {
-                let task = &dag.tasks[index(*ordinal)];
-                let is_cleared = |above: &usize| ordinals.iter().any(|one| index(*one) == *above);
-                task.flow.foreach.is_none() || task.upstream.iter().any(is_cleared)
-            })
-            .collect();
         if !collapsed.is_empty() {
-            sqlx::query_file!("src/store/queries/collapse_items.sql", run_id.0, &collapsed)
+            sqlx::query_file!("src/store/queries/collapse_items.sql", run_id.0, collapsed)
                 .execute(&mut *transaction)
                 .await?;
         }
@@ -205,8 +198,19 @@ impl Store {
             &detail,
         )
         .await?;
-        if run.state != RunState::Queued {
-            let mut step = Step::default();
+        let mut step = Step::default();
+        if travel.is_some() {
+            // The run after may have waited for a task that is gone.
+            step.has_moved(run_id);
+        }
+        if dag.timeout.is_none() {
+            sqlx::query_file!("src/store/queries/delete_run_limit.sql", run_id.0)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if run.state == RunState::Queued {
+            self.note_nudges(&mut transaction, &mut step).await?;
+        } else {
             step.knows(run_id, *version_id);
             if let (true, Some(timeout)) = (run.state.is_final(), dag.timeout) {
                 limit_runs(&mut transaction, &[(run_id, timeout)], &mut step).await?;
@@ -250,7 +254,7 @@ impl Store {
         let travel = match request.version {
             ClearVersion::Same => None,
             ClearVersion::Latest => {
-                self.plan_travel(connection, run_id, &run, &instances)
+                self.plan_travel(connection, run_id, &run, &instances, None)
                     .await?
             }
         };
@@ -272,12 +276,7 @@ impl Store {
             }
         }
         let chosen = choose(&dag, &instances, &request.selection, request.scope)?;
-        let mut kept: BTreeSet<i32> = BTreeSet::new();
-        for instance in &instances {
-            if !chosen.contains(&(index(instance.ordinal), instance.map_index)) {
-                kept.insert(instance.ordinal);
-            }
-        }
+        let collapsed = lists_made_anew(&dag, &instances, &chosen)?;
         let cleared: Vec<_> = instances
             .into_iter()
             .filter(|instance| {
@@ -296,7 +295,7 @@ impl Store {
             dag,
             version_id,
             cleared,
-            kept,
+            collapsed,
             travel,
         })
     }
@@ -376,8 +375,8 @@ struct ClearPlan {
     version_id: VersionId,
     /// What is taken back, with the places it has in `dag`.
     cleared: Vec<Found>,
-    /// Places of which something is left alone.
-    kept: BTreeSet<i32>,
+    /// Places of mapped tasks whose list is made anew.
+    collapsed: Vec<i32>,
     travel: Option<Travel>,
 }
 
@@ -489,6 +488,55 @@ fn choose(
             chosen.contains(place) || reached.contains(&place.0) && !begins.contains(&place.0)
         })
         .collect())
+}
+
+/// The mapped tasks among what was chosen whose list is made anew: something above them runs again and may give another one,
+/// or they are mapped no more. What is in somebody's hands would have its place taken, so nothing of these may be.
+fn lists_made_anew(
+    dag: &Dag,
+    instances: &[Found],
+    chosen: &BTreeSet<(usize, i32)>,
+) -> Result<Vec<i32>, Error> {
+    let is_chosen = |one: &&Found| chosen.contains(&(index(one.ordinal), one.map_index));
+    let runs_again: BTreeSet<usize> = instances
+        .iter()
+        .filter(|one| !one.state.is_final() || is_chosen(one))
+        .map(|one| index(one.ordinal))
+        .collect();
+    let kept: BTreeSet<i32> = instances
+        .iter()
+        .filter(|one| !is_chosen(one))
+        .map(|one| one.ordinal)
+        .collect();
+    let has_items: BTreeSet<i32> = instances
+        .iter()
+        .filter(is_chosen)
+        .filter(|one| one.map_index >= 0)
+        .map(|one| one.ordinal)
+        .collect();
+    let mut anew = Vec::new();
+    for ordinal in has_items.difference(&kept).copied() {
+        let task = &dag.tasks[index(ordinal)];
+        let is_anew = task.flow.foreach.is_none()
+            || task.upstream.iter().any(|above| runs_again.contains(above));
+        if !is_anew {
+            continue;
+        }
+        let of_task = || instances.iter().filter(|one| one.ordinal == ordinal);
+        let is_active = |one: &&Found| !one.state.is_final() && one.state != TaskState::Waiting;
+        if of_task().all(|one| is_active(&one)) {
+            // As any other task that comes along and runs: it is left alone.
+            continue;
+        }
+        if let Some(active) = of_task().find(is_active) {
+            return Err(Error::TaskIsActive {
+                task_id: task.id.to_string(),
+                state: active.state,
+            });
+        }
+        anew.push(ordinal);
+    }
+    Ok(anew)
 }
 
 /// The tasks that a name stands for: one, or those of a group.

@@ -74,15 +74,32 @@ impl Store {
             .flatten()
             .map(|run_id| run_id.0)
             .collect();
-        let locked: Vec<i64> = locked.into_iter().collect();
-        sqlx::query_file_scalar!("src/store/queries/lock_runs.sql", &locked)
+        let to_lock: Vec<i64> = locked.iter().copied().collect();
+        sqlx::query_file_scalar!("src/store/queries/lock_runs.sql", &to_lock)
             .fetch_all(&mut *transaction)
             .await?;
         let mut step = Step::default();
         // Again, now that nobody moves them.
-        for pair in self::pairs(&mut transaction, &runs).await? {
-            if pair.state == RunState::Running {
-                self.release(&mut transaction, &pair, &mut step).await?;
+        let pairs: Vec<Pair> = self::pairs(&mut transaction, &runs)
+            .await?
+            .into_iter()
+            .filter(|pair| pair.state == RunState::Running)
+            .collect();
+        // All of them first: what is let go on may lock the DAGs of all.
+        for pair in &pairs {
+            step.knows(pair.run_id, pair.version_id);
+        }
+        for pair in &pairs {
+            let is_locked = |run_id: RunId| locked.contains(&run_id.0);
+            let may_decide = is_locked(pair.run_id)
+                && pair.before.is_none_or(|before| {
+                    is_locked(before) || pair.state_before == Some(RunState::Queued)
+                });
+            if may_decide {
+                self.release(&mut transaction, pair, &mut step).await?;
+            } else {
+                // It has begun a moment ago, or another run is before it now.
+                step.hold(pair.run_id);
             }
         }
         self.finish(&mut transaction, &mut step).await?;
@@ -100,7 +117,6 @@ impl Store {
         pair: &Pair,
         step: &mut Step,
     ) -> Result<(), Error> {
-        step.knows(pair.run_id, pair.version_id);
         let dag = self.definition_by(connection, pair.version_id).await?;
         let waiting = sqlx::query_file_as!(
             Counters,

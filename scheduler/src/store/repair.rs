@@ -14,6 +14,7 @@ use super::{
     Checked, Error, Finding, FindingKind, Store,
     check::lost_tick,
     claim::task_at,
+    gates,
     people::{LockedRun, lock_run},
     settle::{Counters, Step},
 };
@@ -308,14 +309,7 @@ impl Store {
         let (gates, slots): (Vec<String>, Vec<i32>) = missing
             .into_iter()
             .map(|row| {
-                let limit = if row.gate == format!("run:{run_id}") {
-                    dag.max_active_tasks
-                } else {
-                    task_at(&dag, row.ordinal)
-                        .concurrency
-                        .as_ref()
-                        .map(|concurrency| concurrency.limit)
-                };
+                let limit = gates::size(&dag, task_at(&dag, row.ordinal), &row.gate);
                 // A gate that its DAG does not know lets one through at a time rather than none.
                 let slots = limit.map_or(1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
                 (row.gate, slots)

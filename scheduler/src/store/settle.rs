@@ -116,6 +116,8 @@ pub struct Item {
 pub struct Settled {
     /// Executions whose fence no longer held: nothing was recorded for them.
     pub refused: Vec<InstanceId>,
+    /// Executions for which Postgres refuses to record anything at all, not even a failure.
+    pub unsettled: Vec<InstanceId>,
     /// What the worker claimed for its free slots in the same transaction.
     pub taken: Taken,
     /// Whether it looked for what could be claimed, beyond what it was handed.
@@ -129,10 +131,19 @@ pub struct Settled {
 }
 
 impl Settled {
+    /// Nothing can be recorded of this one.
+    pub(crate) fn nothing_of(instance_id: InstanceId) -> Self {
+        Self {
+            unsettled: vec![instance_id],
+            ..Self::default()
+        }
+    }
+
     pub(super) fn new(refused: BTreeSet<InstanceId>, step: Step) -> Self {
         Self {
             effects: step.effects(),
             refused: refused.into_iter().collect(),
+            unsettled: Vec::new(),
             taken: Taken::default(),
             looked: true,
             closed: step.closed,
@@ -270,6 +281,11 @@ impl Step {
         self.moved.insert(run_id);
     }
 
+    /// Notes a run again in which something waits for the run before.
+    pub(super) fn hold(&mut self, run_id: RunId) {
+        self.held.insert(run_id);
+    }
+
     /// Lets a task go on that waited for the run before.
     pub(super) fn release(&mut self, run_id: RunId, ordinal: i32) {
         self.released.insert((run_id, ordinal));
@@ -394,6 +410,7 @@ impl Store {
                 && ended.lines.is_empty()
                 && task.outlets.is_empty()
                 && !task.flow.depends_on_previous
+                && !task.flow.setup
                 && ended.rendered.is_none()
                 && !ended.execution.continues
                 && dag.max_active_tasks.is_none()
@@ -596,6 +613,16 @@ impl Store {
         }) {
             step.effects.deadline = true;
         }
+        let ended: Vec<Final> = accepted_now()
+            .filter(|(_, next)| next.state.is_final())
+            .map(|(ended, next)| Final {
+                run_id: ended.execution.run_id,
+                version_id: ended.execution.version_id,
+                ordinal: ended.execution.ordinal,
+                state: next.state,
+            })
+            .collect();
+        self.add_watchers(connection, &ended, &mut counters).await?;
         let finals = self.promote(connection, &counters, step).await?;
         self.cascade(connection, finals, step).await?;
         self.finish(connection, step).await?;
@@ -690,12 +717,57 @@ impl Store {
                 self.known_definition(last.version_id)
                     .is_none_or(|dag| !task_at(&dag, last.ordinal).downstream.is_empty())
             });
-            if !has_downstream {
+            let mut counters = Vec::new();
+            if has_downstream {
+                counters = write::count_outcomes(connection, &finals).await?;
+            }
+            self.add_watchers(connection, &finals, &mut counters)
+                .await?;
+            if counters.is_empty() {
                 return Ok(());
             }
-            let counters = write::count_outcomes(connection, &finals).await?;
             finals = self.promote(connection, &counters, step).await?;
         }
+        Ok(())
+    }
+
+    /// Adds what waits for the setups among `ended` without being directly downstream of them.
+    async fn add_watchers(
+        &self,
+        connection: &mut PgConnection,
+        ended: &[Final],
+        counters: &mut Vec<Counters>,
+    ) -> Result<(), Error> {
+        let mut watchers: BTreeSet<(RunId, i32)> = BTreeSet::new();
+        for last in ended {
+            let dag = self.definition_by(connection, last.version_id).await?;
+            if task_at(&dag, last.ordinal).flow.setup {
+                watchers.extend(
+                    dag.watchers(index(last.ordinal))
+                        .map(|watcher| (last.run_id, i32::try_from(watcher).unwrap_or(i32::MAX))),
+                );
+            }
+        }
+        for row in counters.iter() {
+            watchers.remove(&(row.run_id, row.ordinal));
+        }
+        if watchers.is_empty() {
+            return Ok(());
+        }
+        let (runs, ordinals): (Vec<i64>, Vec<i32>) = watchers
+            .into_iter()
+            .map(|(run_id, ordinal)| (run_id.0, ordinal))
+            .unzip();
+        counters.extend(
+            sqlx::query_file_as!(
+                Counters,
+                "src/store/queries/read_waiting_at.sql",
+                &runs,
+                &ordinals
+            )
+            .fetch_all(connection)
+            .await?,
+        );
         Ok(())
     }
 
@@ -826,14 +898,30 @@ impl Store {
         if dags.is_empty() {
             return Ok(());
         }
+        // Putting up gates later locks the DAGs of all runs of this step, and two that do so must not meet halfway.
+        let of_gates = step.versions.values().filter_map(|version| {
+            let dag = self.known_definition(*version)?;
+            let has_gates = dag.max_active_tasks.is_some()
+                || dag.tasks.iter().any(|task| task.concurrency.is_some());
+            has_gates.then(|| dag.id.as_str().to_owned())
+        });
+        let locked: BTreeSet<String> = dags
+            .iter()
+            .map(|dag| dag.as_str().to_owned())
+            .chain(of_gates)
+            .collect();
+        let locked: Vec<String> = locked.into_iter().collect();
         let dags: Vec<String> = dags.iter().map(|dag| dag.as_str().to_owned()).collect();
-        let backfills = sqlx::query_file_scalar!("src/store/queries/lock_dags.sql", &dags)
+        let backfills = sqlx::query_file!("src/store/queries/lock_dags.sql", &locked)
             .fetch_all(&mut *connection)
-            .await?;
+            .await?
+            .into_iter()
+            .filter(|row| dags.contains(&row.dag_id))
+            .map(|row| row.open_backfill);
         let mut started = sqlx::query_file_as!(Started, "src/store/queries/start_runs.sql", &dags)
             .fetch_all(&mut *connection)
             .await?;
-        for backfill_id in backfills.into_iter().flatten() {
+        for backfill_id in backfills.flatten() {
             let begun = self.advance_backfill(connection, backfill_id, step).await?;
             started.extend(begun);
         }

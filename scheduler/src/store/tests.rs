@@ -1,5 +1,6 @@
 //! The store against a real Postgres.
 
+mod again;
 mod alerts;
 mod backfills;
 mod calls;

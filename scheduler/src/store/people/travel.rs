@@ -32,13 +32,14 @@ const ASIDE: i32 = -1_000_000_000;
 
 impl Store {
     /// How a run would move to the current version of its DAG; `None` when it is there already. Nothing of it may be in
-    /// somebody's hands: a worker goes by the version that it was told.
+    /// somebody's hands: a worker goes by the version that it was told. Without `params` it keeps its own, which must fit.
     pub(in crate::store) async fn plan_travel(
         &self,
         connection: &mut PgConnection,
         run_id: RunId,
         run: &LockedRun,
         instances: &[Found],
+        params: Option<&Value>,
     ) -> Result<Option<Travel>, Error> {
         let current = sqlx::query_file_scalar!(
             "src/store/queries/read_current_version.sql",
@@ -67,19 +68,10 @@ impl Store {
                 | TaskState::Cancelled => {}
             }
         }
-        let given = sqlx::query_file_scalar!("src/store/queries/read_params.sql", run_id.0)
-            .fetch_optional(connection)
-            .await?;
-        let given = match given {
-            Some(Value::Object(params)) => params,
-            Some(_) | None => Params::new(),
+        let params = match params {
+            Some(params) => params.clone(),
+            None => own_params(connection, run_id, &new).await?,
         };
-        // What the new version does not take is left out; what it takes besides has its default.
-        let given = given
-            .into_iter()
-            .filter(|(name, _)| new.params.contains_key(name))
-            .collect();
-        let params = new.check_params(&given).map_err(Error::Params)?;
         let number = |ordinal: usize| i32::try_from(ordinal).unwrap_or(i32::MAX);
         let mut places = BTreeMap::new();
         let mut removed = Vec::new();
@@ -106,9 +98,31 @@ impl Store {
             places,
             added,
             removed,
-            params: Value::Object(params),
+            params,
         }))
     }
+}
+
+/// The params of a run as the new version takes them: what it does not take is left out, what it takes besides has its default.
+async fn own_params(
+    connection: &mut PgConnection,
+    run_id: RunId,
+    new: &Dag,
+) -> Result<Value, Error> {
+    let given = sqlx::query_file_scalar!("src/store/queries/read_params.sql", run_id.0)
+        .fetch_optional(connection)
+        .await?;
+    let given = match given {
+        Some(Value::Object(params)) => params,
+        Some(_) | None => Params::new(),
+    };
+    let given = given
+        .into_iter()
+        .filter(|(name, _)| new.params.contains_key(name))
+        .collect();
+    Ok(Value::Object(
+        new.check_params(&given).map_err(Error::Params)?,
+    ))
 }
 
 impl Travel {

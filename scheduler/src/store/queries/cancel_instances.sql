@@ -1,7 +1,7 @@
 -- Cancels every task instance of a run that is not final, with history for those that run. Lock: these task instances; the run and its ready rows are locked already.
 with open as (
     select instance_id, state, worker_id, epoch, tries, started_at from task_instance
-    where run_id = $1 and state in ('waiting', 'queued', 'running', 'sleeping')
+    where run_id = $1 and state in ('waiting', 'queued', 'running', 'sleeping') and map_index >= -1
     order by instance_id for no key update
 ), cancelled as (
     update task_instance i set state = 'cancelled', worker_id = null, sleep_reason = null, finished_at = clock_timestamp()

@@ -20,6 +20,6 @@ with overtaken as (
 ), ended as (
     update task_instance i set state = 'cancelled', pending = 0, failed = i.failed + i.pending,
         finished_at = clock_timestamp()
-    from cancelled c where i.run_id = c.run_id and i.state = 'waiting'
+    from cancelled c where i.run_id = c.run_id and i.state = 'waiting' and i.map_index >= -1
 )
 select count(*) as "count!" from cancelled

@@ -14,6 +14,6 @@ update task_instance i
 set pending = i.pending - d.total, ok = i.ok + d.ok, failed = i.failed + d.failed,
     upstream_failed = i.upstream_failed + d.upstream_failed, skipped = i.skipped + d.skipped
 from delta d
-where i.run_id = d.run_id and i.ordinal = d.ordinal
+where i.run_id = d.run_id and i.ordinal = d.ordinal and i.map_index >= -1
 returning i.instance_id as "instance_id?: InstanceId", i.run_id as "run_id: RunId", i.ordinal, i.state as "state: TaskState", i.pending, i.ok, i.failed,
     i.upstream_failed, i.skipped

@@ -17,6 +17,14 @@ with instances as (
     delete from run_dataset_event where run_id = any($1::bigint[])
 ), deadlines as (
     delete from run_deadline where run_id = any($1::bigint[])
+), nudges as (
+    -- What waited for one of them waits for the run before that now, or for none.
+    insert into nudge (run_id)
+    select distinct n.run_id from run r
+    cross join lateral (
+        select run_id, state from run where dag_id = r.dag_id and logical_date > r.logical_date and run_id <> all($1::bigint[])
+        order by dag_id, logical_date fetch first 1 row with ties) n
+    where r.run_id = any($1::bigint[]) and n.state = 'running'
 ), runs as (
     delete from run where run_id = any($1::bigint[]) returning run_id
 )

@@ -1,8 +1,8 @@
 -- Turns what stands for a mapped task into its items, all of them claimable, and counts them downstream and in the run. Lock: these task instances; the run is locked already.
 -- What a clear has done away with is taken up again as far as the new list goes.
 with given as (
-    select place - 1 as map_index, item, name, nullif(array_remove(array[$4, key_gate, $6], null), '{}') as gates
-    from unnest($2::jsonb[], $3::text[], $5::text[]) with ordinality as g (item, name, key_gate, place)
+    select (place - 1)::integer as map_index, nullif(array_remove(array[$2, key_gate, $4], null), '{}') as gates
+    from unnest($3::text[]) with ordinality as g (key_gate, place)
 ), first as (
     update task_instance i
     set map_index = 0, queued_at = clock_timestamp(), gates = g.gates
@@ -17,7 +17,7 @@ with given as (
         upstream_failed = f.upstream_failed, skipped = f.skipped
     from first f, given g
     where i.run_id = f.run_id and i.ordinal = f.ordinal and i.map_index < -1 and i.state = 'waiting'
-        and g.map_index = -1 - i.map_index
+        and i.map_index = -1 - g.map_index
     returning i.instance_id, i.map_index, i.gates
 ), made as (
     insert into task_instance (run_id, ordinal, map_index, tries_allowed, pending, ok, failed, upstream_failed, skipped, state,
@@ -34,23 +34,20 @@ with given as (
     select instance_id, map_index, gates from first
     union all select instance_id, map_index, gates from again
     union all select instance_id, map_index, gates from made
-), kept as (
-    insert into map_item (instance_id, item, name)
-    select i.instance_id, g.item, g.name from item i join given g on g.map_index = i.map_index
-    on conflict (instance_id) do update set item = excluded.item, name = excluded.name
 ), claimable as (
-    insert into ready (instance_id, run_id, pool, queue, priority, slots, gates)
-    select i.instance_id, f.run_id, t.pool, t.queue, t.priority, t.slots, coalesce(i.gates, '{}')
+    insert into ready (instance_id, run_id, pool, queue, priority, slots, gates, expires_at)
+    select i.instance_id, f.run_id, t.pool, t.queue, t.priority, t.slots, coalesce(i.gates, '{}'),
+        clock_timestamp() + $7::double precision * interval '1 second'
     from item i cross join first f
-    cross join lateral (select * from task where version_id = $7 and ordinal = f.ordinal offset 0) t
+    cross join lateral (select * from task where version_id = $5 and ordinal = f.ordinal offset 0) t
     order by i.map_index
 ), below as (
     update task_instance d
-    set pending = d.pending + $8 - 1
+    set pending = d.pending + $6 - 1
     from first f cross join lateral (
-        select downstream from edge where version_id = $7 and upstream = f.ordinal offset 0) e
+        select downstream from edge where version_id = $5 and upstream = f.ordinal offset 0) e
     where d.run_id = f.run_id and d.ordinal = e.downstream
 ), counted as (
-    update run r set unfinished = r.unfinished + $8 - 1 from first f where r.run_id = f.run_id
+    update run r set unfinished = r.unfinished + $6 - 1 from first f where r.run_id = f.run_id
 )
 select count(*) as "count!" from item

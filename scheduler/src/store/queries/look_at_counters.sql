@@ -16,11 +16,11 @@ with outcome as (
     from outcome o join edge e on e.version_id = o.version_id and e.upstream = o.ordinal
     group by o.run_id, e.downstream
 ), recount as (
-    select i.*, r.dag_id, r.version_id, t.task_id, i.state = 'waiting' and i.map_index >= -1 and r.state = 'running' as may_be_promoted,
+    select i.*, r.dag_id, r.version_id, t.task_id, i.state = 'waiting' and r.state = 'running' as may_be_promoted,
         t.trigger_rule = 'always' as runs_always, t.upstream_count,
         coalesce(a.pending, 0) as true_pending, coalesce(a.ok, 0) as true_ok, coalesce(a.failed, 0) as true_failed,
         coalesce(a.upstream_failed, 0) as true_upstream_failed, coalesce(a.skipped, 0) as true_skipped
-    from run r join task_instance i on i.run_id = r.run_id
+    from run r join task_instance i on i.run_id = r.run_id and i.map_index >= -1
     join task t on t.version_id = r.version_id and t.ordinal = i.ordinal
     left join above a on a.run_id = i.run_id and a.ordinal = i.ordinal
     where r.state in ('queued', 'running')

@@ -6,7 +6,7 @@ with truth as (
         (count(u.instance_id) filter (where u.state in ('failed', 'cancelled')))::integer as failed,
         (count(u.instance_id) filter (where u.state = 'upstream_failed'))::integer as upstream_failed,
         (count(u.instance_id) filter (where u.state = 'skipped'))::integer as skipped
-    from run r join task_instance d on d.run_id = r.run_id
+    from run r join task_instance d on d.run_id = r.run_id and d.map_index >= -1
     left join edge e on e.version_id = r.version_id and e.downstream = d.ordinal
     left join task_instance u on u.run_id = r.run_id and u.ordinal = e.upstream and u.map_index >= -1
     where r.run_id = $1

@@ -83,7 +83,8 @@ with locked as materialized (
     from (
         select b.*, l.is_open, l.priority as first_priority, l.instance_id as first_instance
         from below b left join lane l on l.pool = b.pool and l.queue = b.queue) d
-    where i.run_id = d.run_id and i.ordinal = d.ordinal
+    -- Below that are items that a clear has done away with.
+    where i.run_id = d.run_id and i.ordinal = d.ordinal and i.map_index >= -1
     returning i.instance_id, i.run_id, i.ordinal, i.state, i.pending, i.ok, i.failed, i.upstream_failed, i.skipped,
         -- One that was queued or running before has another time there.
         d.runs_if_all_ok and i.pending = 0 and i.queued_at is not distinct from statement_timestamp() as is_promoted,

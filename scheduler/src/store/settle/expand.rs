@@ -36,7 +36,7 @@ impl Store {
         connection: &mut PgConnection,
         ended: &Ended,
         items: &[Item],
-        step: &Step,
+        step: &mut Step,
     ) -> Result<usize, Error> {
         let execution = &ended.execution;
         let dag = self.definition_by(connection, execution.version_id).await?;
@@ -61,6 +61,25 @@ impl Store {
             .filter_map(|gate| Some((gate.clone(), size(&dag, task, gate)?)))
             .collect();
         put_up(connection, &sizes, &step.run_ids()).await?;
+        let made = sqlx::query_file_scalar!(
+            "src/store/queries/expand_instance.sql",
+            execution.instance_id.0,
+            run_gate,
+            &key_gates as &[Option<String>],
+            map_gate,
+            execution.version_id.0,
+            i32::try_from(items.len()).unwrap_or(i32::MAX),
+            task.queue_timeout.map(|timeout| timeout.as_secs_f64()),
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let made = usize::try_from(made).unwrap_or(0);
+        if made == 0 {
+            return Ok(0);
+        }
+        if task.queue_timeout.is_some() {
+            step.is_due();
+        }
         let values: Vec<Value> = items
             .iter()
             .map(|item| storable_value(&item.item))
@@ -69,19 +88,15 @@ impl Store {
             .iter()
             .map(|item| Some(storable(item.name.as_deref()?).into_owned()))
             .collect();
-        let made = sqlx::query_file_scalar!(
-            "src/store/queries/expand_instance.sql",
-            execution.instance_id.0,
+        sqlx::query_file!(
+            "src/store/queries/keep_items.sql",
+            execution.run_id.0,
+            i32::from(execution.ordinal),
             &values,
             &names as &[Option<String>],
-            run_gate,
-            &key_gates as &[Option<String>],
-            map_gate,
-            execution.version_id.0,
-            i32::try_from(items.len()).unwrap_or(i32::MAX),
         )
-        .fetch_one(connection)
+        .execute(connection)
         .await?;
-        Ok(usize::try_from(made).unwrap_or(0))
+        Ok(made)
     }
 }
