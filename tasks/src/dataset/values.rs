@@ -58,10 +58,13 @@ pub(super) fn lowercase(text: Cow<'_, str>) -> Cow<'_, str> {
 
 /// Whether the text is an absolute `http` or `https` address with a host and without white space or control characters.
 pub(super) fn is_url(text: &str) -> bool {
-    host(text).is_some()
-        && !text
-            .chars()
+    let refused = if text.is_ascii() {
+        text.bytes().any(|byte| byte <= b' ' || byte == 0x7f)
+    } else {
+        text.chars()
             .any(|character| character.is_whitespace() || character.is_control())
+    };
+    !refused && host(text).is_some()
 }
 
 /// The host of an `http` or `https` address, without user and port.
@@ -83,7 +86,24 @@ pub(super) fn host(text: &str) -> Option<&str> {
 
 /// Splits a list of tags, without the white space around them and without empty ones.
 pub(super) fn tags<'t>(text: &'t str, separator: &'t str) -> impl Iterator<Item = &'t str> {
-    text.split(separator)
-        .map(str::trim)
-        .filter(|tag| !tag.is_empty())
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let (tag, after) = cut(rest?, separator);
+        rest = after;
+        Some(tag.trim())
+    })
+    .filter(|tag| !tag.is_empty())
+}
+
+/// What is before the first separator, and what is after it. A separator of one byte is looked for as a byte: a general search
+/// for every tag was 5 % of all cleaning.
+fn cut<'t>(text: &'t str, separator: &str) -> (&'t str, Option<&'t str>) {
+    let at = match separator.as_bytes() {
+        [byte] => text.bytes().position(|candidate| candidate == *byte),
+        _ => text.find(separator),
+    };
+    match at {
+        Some(at) => (&text[..at], Some(&text[at + separator.len()..])),
+        None => (text, None),
+    }
 }
