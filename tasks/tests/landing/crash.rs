@@ -217,7 +217,7 @@ async fn two_tries_of_one_run_at_the_same_time_land_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_killed_while_it_is_read_and_starts_again_is_read_by_the_next_try() {
     let mut world = World::new().await;
-    world.produce(300).await;
+    world.produce(900).await;
     let (held, reached) = HoldAt::nth(Step::ChunkBegun, 4);
     let kind = world.kind().observed_by(held.clone());
     let mut broker = world.broker.take().expect("an embedded broker");
@@ -239,7 +239,7 @@ async fn a_broker_that_is_killed_while_it_is_read_and_starts_again_is_read_by_th
         ended = landing => panic!("it is held: {ended:?}"),
         broker = restarting => broker,
     };
-    assert_eq!(world.land(1).await["records"], json!(300));
+    assert_eq!(world.land(1).await["records"], json!(900));
     world.assert_each_record_landed_once().await;
 }
 
