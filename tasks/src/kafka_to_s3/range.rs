@@ -40,9 +40,13 @@ const POLL: Duration = Duration::from_millis(100);
 /// Records that are counted at once.
 const REPORTED_AT_ONCE: u64 = 512;
 
-/// So many times [`PATIENCE`] may pass without a record while the broker answers: it may be reading through a long
-/// stretch of aborted records.
-const MOST_SILENCES: u32 = 20;
+/// A client that was interrupted and hears nothing for so long afterwards is told anew where to read. It does not always
+/// go on by itself after a broker was killed.
+const RECOVERY: Duration = Duration::from_secs(2);
+
+/// So many times a client that hears nothing is told anew where to read, after [`PATIENCE`] and then each time after twice
+/// as long: the broker may be reading through a long stretch of aborted records.
+const MOST_SILENCES: u32 = 4;
 
 /// One object, ready to be written.
 #[derive(Debug)]
@@ -105,6 +109,8 @@ enum Event {
     Earlier,
     /// The log ends here for now.
     End,
+    /// The connection to the broker was lost.
+    Away,
     Silence,
 }
 
@@ -128,6 +134,7 @@ impl Reader {
         };
         let mut silent_since = None;
         let mut silences = 0;
+        let mut interrupted = false;
         let mut end_confirmed = false;
         let from = reading.expected.as_ref().map_or(start, |tail| tail.offset);
         self.assign(&consumer, from)?;
@@ -136,7 +143,7 @@ impl Reader {
                 self.report(&mut reading)?;
             }
             let event = self.poll(&consumer, &mut reading, chunks)?;
-            if !matches!(event, Event::Silence) {
+            if !matches!(event, Event::Silence | Event::Away) {
                 silent_since = None;
             }
             match event {
@@ -144,6 +151,7 @@ impl Reader {
                     reading.next = offset + 1;
                     end_confirmed = false;
                     silences = 0;
+                    interrupted = false;
                 }
                 Event::Earlier => {}
                 Event::Deleted(low) => {
@@ -159,17 +167,26 @@ impl Reader {
                     self.assign(&consumer, reading.next)?;
                     end_confirmed = true;
                 }
+                Event::Away => interrupted = true,
                 Event::Silence => {
                     self.report(&mut reading)?;
-                    if silent_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                        if silences >= MOST_SILENCES {
+                    let patience = if interrupted {
+                        RECOVERY
+                    } else {
+                        PATIENCE * 2_u32.pow(silences)
+                    };
+                    if silent_since.get_or_insert_with(Instant::now).elapsed() > patience {
+                        if silences == MOST_SILENCES {
                             return Err(kafka::away(
                                 &self.kafka,
                                 &format!("read topic `{}`", self.topic),
                             ));
                         }
+                        // The broker answers and sends nothing: the client may have lost its place.
                         self.bounds(&consumer)?;
-                        silences += 1;
+                        self.assign(&consumer, reading.next)?;
+                        silences += u32::from(!interrupted);
+                        interrupted = false;
                         silent_since = None;
                     }
                 }
@@ -229,8 +246,8 @@ impl Reader {
                     }
                 }
             }
-            // The client reconnects by itself; `PATIENCE` decides how long that may take.
-            Some(Err(error)) if kafka::trouble(&error) == Trouble::Away => Ok(Event::Silence),
+            // The client reconnects by itself.
+            Some(Err(error)) if kafka::trouble(&error) == Trouble::Away => Ok(Event::Away),
             Some(Err(error)) => Err(kafka::failure(
                 &self.kafka,
                 &format!("read topic `{}`", self.topic),
