@@ -242,11 +242,11 @@ fn the_live_table_agrees_with_the_cleaned_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reports_of_the_demo_are_pages_with_charts_and_files() {
-    let standalone = tokio::task::block_in_place(|| std::sync::LazyLock::force(&DEMONSTRATED))
+    let root = tokio::task::block_in_place(|| std::sync::LazyLock::force(&DEMONSTRATED))
         .standalone
         .url("");
     let get = async |path: &str| {
-        let answer = reqwest::get(format!("{}{path}", standalone.trim_end_matches('/')))
+        let answer = reqwest::get(format!("{}{path}", root.trim_end_matches('/')))
             .await
             .expect("the pages are served");
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
