@@ -448,7 +448,8 @@ async fn a_real_hbase_that_is_killed_under_load_loses_no_row() {
     let mut hbase = start().await;
     let from = lake.clean("p", 0, &pins(ROWS)).await;
     let world = World::new();
-    let with = json!({"from": from, "url": hbase.url(), "request_timeout": "10s"});
+    let with =
+        json!({"from": from, "url": hbase.url(), "request_timeout": "10s", "patience": "5m"});
     let writing = {
         let (world, store) = (world.clone(), lake.store.clone());
         tokio::spawn(async move { world.run(&kind(&store), with).await })
