@@ -61,12 +61,12 @@ impl CellSet {
 }
 
 fn put_tag(message: &mut Vec<u8>, field: u8, wire_type: u8) {
-    message.push(field << 3 | wire_type);
+    message.push((field << 3) | wire_type);
 }
 
 fn put_number(message: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
-        message.push((number & 0x7f) as u8 | 0x80);
+        message.push(((number & 0x7f) as u8) | 0x80);
         number >>= 7;
     }
     message.push(number as u8);
