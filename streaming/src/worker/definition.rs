@@ -695,12 +695,12 @@ mod tests {
     #[test]
     fn every_key_of_the_guide_is_read() {
         let guide = include_str!("../../../docs/STREAMING.md");
-        let example = guide
-            .split("```toml\n")
-            .nth(1)
-            .and_then(|rest| rest.split("```").next())
+        let (_, rest) = guide
+            .split_once("```toml\n[stream]")
             .expect("the guide has an example");
-        let stream = StreamDefinition::parse("example.toml", example).expect("valid");
+        let (rest, _) = rest.split_once("```").expect("the example ends");
+        let example = format!("[stream]{rest}");
+        let stream = StreamDefinition::parse("example.toml", &example).expect("valid");
         assert_eq!(
             stream.dead_letters,
             DeadLetterSink::Topic("clicks-dead".to_owned())

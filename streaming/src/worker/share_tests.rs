@@ -243,7 +243,11 @@ impl Running {
 
     async fn stop(self) {
         self.stop.cancel();
-        self.task.await.expect("no panic").expect("a clean end");
+        tokio::time::timeout(PATIENCE, self.task)
+            .await
+            .expect("it stops in time")
+            .expect("no panic")
+            .expect("a clean end");
     }
 }
 
@@ -527,7 +531,9 @@ fn read_dead(kafka: &KafkaSettings, topic: &str, number: usize) -> Vec<Letter> {
         .expect("an offset");
     consumer.assign(&assignment).expect("assigned");
     let mut letters = Vec::new();
+    let began = std::time::Instant::now();
     while letters.len() < number {
+        assert!(began.elapsed() < PATIENCE, "{} letters", letters.len());
         let Some(Ok(message)) = consumer.poll(Duration::from_secs(10)) else {
             continue;
         };

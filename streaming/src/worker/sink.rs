@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use pinwheel_tasks::dataset::{Cell, ColumnType};
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres, Row as _, Transaction,
@@ -554,13 +554,10 @@ fn add_windows(plan: &Plan, windows: BTreeMap<(usize, i64, String), Counts>) -> 
         let WindowSpan::Panes { slide_ms, .. } = span else {
             continue;
         };
-        let end = instant(start_ms + slide_ms);
-        let (Some(start), Some(end)) = (instant(start_ms), end) else {
-            unreachable!("times beyond the year 9999 were dropped")
-        };
+        let start = instant(start_ms).expect("times beyond the year 9999 were dropped");
         names.push(name.clone());
         starts.push(start);
-        ends.push(end);
+        ends.push(start + TimeDelta::milliseconds(*slide_ms));
         groups.push(group);
         events.push(counts.events);
         dead.push(counts.dead);

@@ -577,8 +577,8 @@ fn join_properties(config: &mut ClientConfig, settings: &KafkaSettings, member: 
         GroupProtocol::Classic => {
             // A worker that joins or leaves stops only the partitions that move.
             set("partition.assignment.strategy", "cooperative-sticky");
-            // What a killed worker held is read by another after this time; brokers allow no less than six seconds.
-            set("session.timeout.ms", "6000");
+            // What a killed worker held is read by another after this time; the client's own default is 45 seconds.
+            set("session.timeout.ms", "10000");
             // A member hears of a rebalance with its next heartbeat.
             set("heartbeat.interval.ms", "1000");
         }
