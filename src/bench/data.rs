@@ -139,9 +139,8 @@ pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<()>
     {
         tracing::warn!(%error, "`{}` could not be removed", folder.display());
     }
-    let figures = measured.map_err(|failure| {
+    let figures = measured.inspect_err(|_| {
         say(&format!("what the roles said is in `{}`", folder.display()));
-        failure
     })?;
     if arguments.json {
         return output::json(&figures);
