@@ -44,6 +44,6 @@ copy (
 ) to '{folder}/pins.parquet' (format parquet, compression zstd, compression_level 1)
 """
 with rules.Measured("duckdb") as measured:
-    duckdb.sql("set preserve_insertion_order = true")
-    duckdb.sql(query)
-    measured.rows = duckdb.sql(f"select count(*) from '{folder}/pins.parquet'").fetchone()[0]
+    duckdb.execute("set preserve_insertion_order = true")
+    duckdb.execute(query)
+    measured.rows = duckdb.sql(f"select count(*) from '{folder}/pins.parquet'").fetchall()[0][0]

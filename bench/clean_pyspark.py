@@ -43,3 +43,4 @@ with rules.Measured("pyspark") as measured:
     )
     cleaned.write.mode("overwrite").option("compression", "zstd").parquet(folder)
     measured.rows = spark.read.parquet(folder).count()
+    measured.peak_of(spark.sparkContext._gateway.proc.pid)

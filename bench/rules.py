@@ -20,7 +20,13 @@ class Measured:
     """Prints how long its block took, and the peak memory of the process and of its children."""
 
     def __init__(self, name):
-        self.name, self.rows = name, 0
+        self.name, self.rows, self.peak_mb = name, 0, 0
+
+    def peak_of(self, pid):
+        """The peak of a process that is not waited for, such as Spark's."""
+        with open(f"/proc/{pid}/status") as status:
+            kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+        self.peak_mb = max(self.peak_mb, kilobytes / 1024)
 
     def __enter__(self):
         self.began = time.monotonic()
@@ -29,5 +35,5 @@ class Measured:
     def __exit__(self, *failure):
         seconds = time.monotonic() - self.began
         who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        peak = max(resource.getrusage(one).ru_maxrss for one in who) / 1024
+        peak = max(self.peak_mb, *(resource.getrusage(one).ru_maxrss / 1024 for one in who))
         print(json.dumps({"name": self.name, "rows": self.rows, "seconds": round(seconds, 3), "peak_mb": round(peak)}))

@@ -223,10 +223,11 @@ impl Population {
         put("\"");
         if draw.below(RARE) == 0 {
             put(", \"poster_name\": \"");
-            put(match draw.below(2) {
-                0 => "User Info Error",
-                _ => *draw.one_of(&FIRST_NAMES),
-            });
+            if draw.below(2) == 0 {
+                put("User Info Error");
+            } else {
+                put(draw.one_of::<&str>(&FIRST_NAMES));
+            }
             put("\"");
         }
         put("}");

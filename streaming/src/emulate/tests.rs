@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::*;
 
 type Bodies = Arc<Mutex<Vec<Vec<u8>>>>;
+type Answer = fn(usize, &[u8]) -> Response;
 
 /// Keeps the bodies of all requests, opened, and answers each as the function says.
 struct Kept {
@@ -24,9 +25,9 @@ struct Kept {
 }
 
 impl Kept {
-    async fn start(answer: fn(usize, &[u8]) -> Response) -> Self {
+    async fn start(answer: Answer) -> Self {
         async fn keep(
-            State((bodies, answer)): State<(Bodies, fn(usize, &[u8]) -> Response)>,
+            State((bodies, answer)): State<(Bodies, Answer)>,
             headers: HeaderMap,
             body: Bytes,
         ) -> Response {

@@ -54,9 +54,9 @@ pub(super) async fn post_pins(State(shared): State<Arc<Shared>>, request: Reques
         let shared = Arc::clone(&shared);
         move || {
             let body = body.open(shared.batch_limit)?;
-            let items = items(&body).map_err(|wrong| answer::invalid(&wrong))?;
+            let items = items(&body).map_err(|wrong| Box::new(answer::invalid(&wrong)))?;
             if items.len() > shared.batch_pins {
-                return Err(answer::too_many(shared.batch_pins, items.len()));
+                return Err(Box::new(answer::too_many(shared.batch_pins, items.len())));
             }
             let mut under_way = Vec::with_capacity(items.len());
             under_way.extend(items.into_iter().map(|item| enqueue(&shared, item)));
@@ -67,7 +67,7 @@ pub(super) async fn post_pins(State(shared): State<Arc<Shared>>, request: Reques
         Ok(Ok(items)) => items,
         Ok(Err(response)) => {
             shared.metrics.posts.with_label_values(&["invalid"]).inc();
-            return response;
+            return *response;
         }
         Err(_) => {
             return answer::detail(

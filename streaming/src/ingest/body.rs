@@ -31,7 +31,7 @@ enum Encoding {
 
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn read(request: Request, limit: usize) -> Result<Body, Response> {
-    let encoding = encoding(request.headers())?;
+    let encoding = encoding(request.headers()).map_err(|answer| *answer)?;
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -56,7 +56,7 @@ pub(super) async fn read(request: Request, limit: usize) -> Result<Body, Respons
 
 impl Body {
     /// What the client meant, at most `limit` bytes. Works for as long as inflating takes.
-    pub(super) fn open(self, limit: usize) -> Result<Bytes, Response> {
+    pub(super) fn open(self, limit: usize) -> Result<Bytes, Box<Response>> {
         match self.encoding {
             Encoding::Identity => Ok(self.bytes),
             Encoding::Gzip => inflate(&self.bytes, limit),
@@ -64,7 +64,7 @@ impl Body {
     }
 }
 
-fn encoding(headers: &HeaderMap) -> Result<Encoding, Response> {
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Box<Response>> {
     let Some(named) = headers.get(header::CONTENT_ENCODING) else {
         return Ok(Encoding::Identity);
     };
@@ -79,19 +79,21 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Response> {
         "The body may be sent as it is or with gzip",
     );
     let gzip = HeaderValue::from_static("gzip");
-    Err(([(header::ACCEPT_ENCODING, gzip)], answer).into_response())
+    Err(Box::new(
+        ([(header::ACCEPT_ENCODING, gzip)], answer).into_response(),
+    ))
 }
 
-fn inflate(bytes: &[u8], limit: usize) -> Result<Bytes, Response> {
+fn inflate(bytes: &[u8], limit: usize) -> Result<Bytes, Box<Response>> {
     let mut opened = Vec::with_capacity(bytes.len().saturating_mul(4).min(limit));
     let mut gzip = MultiGzDecoder::new(bytes).take(limit as u64 + 1);
     match gzip.read_to_end(&mut opened) {
-        Ok(_) if opened.len() > limit => Err(answer::too_large(limit)),
+        Ok(_) if opened.len() > limit => Err(Box::new(answer::too_large(limit))),
         Ok(_) => Ok(opened.into()),
-        Err(error) => Err(answer::detail(
+        Err(error) => Err(Box::new(answer::detail(
             StatusCode::BAD_REQUEST,
             &format!("The body is not valid gzip: {error}"),
-        )),
+        ))),
     }
 }
 

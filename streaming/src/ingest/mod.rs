@@ -284,7 +284,7 @@ async fn post_pin(State(shared): State<Arc<Shared>>, request: Request) -> Respon
     };
     let body = match body::read(request, shared.body_limit).await {
         // Some tens of kilobytes are inflated in less time than another thread takes to wake up.
-        Ok(body) => body.open(shared.body_limit),
+        Ok(body) => body.open(shared.body_limit).map_err(|answer| *answer),
         Err(response) => Err(response),
     };
     let body = match body {
