@@ -3,8 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use pinwheel_tasks::{
-    HbasePut, Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Copy, S3Credentials,
-    S3Delete, S3Settings, Shell, Sql, SqlCopy, WaitForFile, WaitForHttp, WaitForSql, Warden,
+    HbasePut, Http, KafkaSettings, KafkaToS3, Kind, Python, Registry, S3Addressing, S3Copy,
+    S3Credentials, S3Delete, S3Settings, Shell, Sql, SqlCopy, WaitForFile, WaitForHttp, WaitForSql,
+    Warden,
     clean::Clean,
     dataset::{Catalog, CatalogError},
     light_kinds,
@@ -66,7 +67,7 @@ async fn registry(
 ) -> Result<Registry> {
     let store = ObjectStore::connect(&s3).await;
     let catalog = Arc::new(datasets(folder)?);
-    let own: [Arc<dyn Kind>; 12] = [
+    let own: [Arc<dyn Kind>; 14] = [
         Arc::new(Python::new(shell.clone(), folder)),
         Arc::new(shell),
         Arc::new(Http::default()),

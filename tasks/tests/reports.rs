@@ -96,6 +96,7 @@ impl House {
             ],
             partition: format!("day-{day}"),
             logical_date: date,
+            new_fields: BTreeMap::new(),
             run_after: Some(morning(day + 1)),
             landing: "s3://lake/landing".to_owned(),
             ranges: vec![LandedRange {

@@ -19,7 +19,11 @@ use pinwheel_scheduler::{
     store::{Appetite, FileErrorRow, Heartbeat, RunFilter, Store},
 };
 use pinwheel_test_support::postgres::Postgres;
-use pinwheel_web::{Check, KeptReport, ReportColumn, ReportFile, ReportShown, Reports, Stream, StreamDeadLetter, StreamPartition, StreamTop, StreamWindow, StreamWorker, Streams, TestConnection, WebState, metrics_router, router, routes};
+use pinwheel_web::{
+    Check, KeptReport, ReportColumn, ReportFile, ReportShown, Reports, Stream, StreamDeadLetter,
+    StreamPartition, StreamTop, StreamWindow, StreamWorker, Streams, TestConnection, WebState,
+    metrics_router, router, routes,
+};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

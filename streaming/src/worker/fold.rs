@@ -331,6 +331,7 @@ fn is_time(milliseconds: &i64) -> bool {
 fn time_of(cell: &Cell) -> Option<i64> {
     match cell {
         Cell::Integer(milliseconds) => Some(*milliseconds),
+        Cell::Timestamp(microseconds) => Some(microseconds.div_euclid(1_000)),
         Cell::Text(text) => DateTime::parse_from_rfc3339(text)
             .map(|time| time.timestamp_millis())
             .or_else(|_| {
@@ -342,7 +343,7 @@ fn time_of(cell: &Cell) -> Option<i64> {
                     .ok_or(())
             })
             .ok(),
-        Cell::Null | Cell::Boolean(_) | Cell::TextList(_) | Cell::Json(_) => None,
+        Cell::Null | Cell::Float(_) | Cell::Boolean(_) | Cell::TextList(_) | Cell::Json(_) => None,
     }
 }
 

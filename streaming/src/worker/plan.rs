@@ -147,11 +147,13 @@ fn time_column(dataset: &Dataset, name: &str) -> Result<usize, String> {
         ));
     };
     match dataset.columns()[position].column_type {
-        ColumnType::Integer | ColumnType::Text => Ok(position),
-        ColumnType::Boolean | ColumnType::TextList | ColumnType::Json => Err(format!(
-            "`stream.event_time`: column `{name}` of dataset `{}` holds no times",
-            dataset.id()
-        )),
+        ColumnType::Integer | ColumnType::Text | ColumnType::Timestamp => Ok(position),
+        ColumnType::Float | ColumnType::Boolean | ColumnType::TextList | ColumnType::Json => {
+            Err(format!(
+                "`stream.event_time`: column `{name}` of dataset `{}` holds no times",
+                dataset.id()
+            ))
+        }
     }
 }
 
