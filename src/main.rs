@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     line.logging.install();
+    pinwheel_tasks::choose_cryptography();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

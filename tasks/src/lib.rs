@@ -56,6 +56,8 @@ mod settings;
 mod shell;
 #[cfg(feature = "sql")]
 mod sql;
+#[cfg(feature = "sql")]
+mod tls;
 mod trigger_dag;
 mod wait;
 #[cfg(feature = "s3")]
@@ -98,6 +100,8 @@ pub use shell::Shell;
 pub use sql::SqlCopy;
 #[cfg(feature = "sql")]
 pub use sql::{Sql, WaitForSql};
+#[cfg(feature = "sql")]
+pub use tls::choose_cryptography;
 pub use trigger_dag::TriggerDag;
 pub use wait::Wait;
 #[cfg(feature = "s3")]

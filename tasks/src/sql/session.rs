@@ -91,6 +91,7 @@ impl Place {
             instance.dag_id, instance.task_id, instance.run_id
         );
         let options = self.options.clone().application_name(&name);
+        crate::tls::choose_cryptography();
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, async {
             let mut connection = options.connect().await?;
             // Postgres before 14 does not have the setting.

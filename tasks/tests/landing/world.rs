@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     fs::File,
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeZone, Utc};
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use pinwheel_tasks::{
     Context, Durable, Failure, Instance, KafkaSettings, KafkaToS3, Kind, Log, NoConnections,
     Outcome, S3Settings, kafka,
@@ -347,10 +347,14 @@ pub(crate) async fn deliver(
     delivered
 }
 
+/// Milliseconds since 1970. What is older than a week is deleted by a broker that starts again.
+static AN_HOUR_AGO: LazyLock<i64> =
+    LazyLock::new(|| (Utc::now() - TimeDelta::hours(1)).timestamp_millis());
+
 /// The n-th record of a partition.
 pub(crate) fn record(number: usize) -> Landed {
     Landed {
-        timestamp: Some(1_700_000_000_000 + i64::try_from(number).expect("small")),
+        timestamp: Some(*AN_HOUR_AGO + i64::try_from(number).expect("small")),
         key: (!number.is_multiple_of(3)).then(|| format!("key {number}").into_bytes()),
         value: match number % 5 {
             0 => None,

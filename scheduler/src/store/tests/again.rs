@@ -254,8 +254,8 @@ async fn a_list_is_made_anew_when_what_is_above_ran_again_alone() {
             }
             let ran = run_all(&store, worker, &[1, 2], succeeds).await;
             let items = ran.iter().filter(|id| *id == "each").count();
-            // Alone, what is above says nothing of what is below.
-            let is_anew = scope == ClearScope::WithDownstream || chosen[0] == "above";
+            // Items that were cleared first are queued by then, and left alone.
+            let is_anew = chosen[0] == "above";
             assert_eq!(items, if is_anew { 2 } else { 1 }, "{scope:?} {chosen:?}");
             nothing_is_wrong(&store).await;
             store
