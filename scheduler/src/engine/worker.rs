@@ -135,7 +135,8 @@ impl Worker {
                     None => break,
                 }
             }
-            if stopping && flights.is_empty() && state.stops.is_empty() && state.ended.is_empty() {
+            let is_settled = state.ended.is_empty() && state.set_aside.is_empty();
+            if stopping && flights.is_empty() && state.stops.is_empty() && is_settled {
                 return;
             }
             metrics::RUNNING.set(i64::try_from(state.stops.len()).unwrap_or(i64::MAX));
