@@ -307,7 +307,7 @@ fn bars(points: &[Point], caption: &str) -> String {
 
 fn lines(points: &[Point], caption: &str) -> String {
     let labels = in_order(points.iter().map(|point| point.label.as_str()));
-    let all = in_order(points.iter().map(|point| own_series(point)));
+    let all = in_order(points.iter().map(own_series));
     let series = &all[..all.len().min(MOST_LINES)];
     let most = points
         .iter()
