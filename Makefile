@@ -38,7 +38,8 @@ fmt: ## Check formatting
 	@$(CARGO) fmt --manifest-path tools/broker/Cargo.toml --check
 
 lint: ## Run clippy; warnings are errors
-	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(CARGO) clippy --workspace --all-targets --test real --test real_landing --test real_services \
+		--features pinwheel-streaming/real-services --locked -- -D warnings
 
 docs: ## Build the API documentation; warnings are errors
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked

@@ -13,7 +13,6 @@ mod notifications;
 mod object_store;
 mod outage;
 mod process;
-mod real;
 mod secrets;
 mod steering;
 mod streaming;

@@ -438,8 +438,8 @@ async fn dead_letters_may_go_to_a_topic_with_their_place() {
     }
 }
 
+#[cfg(feature = "real-services")]
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the embedded broker has no transactions: needs PINWHEEL_TEST_BROKERS"]
 async fn markers_and_aborted_records_at_the_end_are_no_lag() {
     let world = World::new().await;
     let mut worker = world.start("a", |_| {});
@@ -490,8 +490,8 @@ async fn markers_and_aborted_records_at_the_end_are_no_lag() {
 }
 
 /// Prints how fast one worker drains a topic; `docs/PERFORMANCE.md` says how to run it.
+#[cfg(feature = "real-services")]
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
 async fn one_worker_drains_a_topic() {
     const EVENTS: usize = 200_000;
     let world = World::new().await;

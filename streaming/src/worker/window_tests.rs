@@ -615,8 +615,8 @@ async fn an_idle_partition_holds_no_window_open() {
 }
 
 /// Prints how many events of the real pins one core cleans and counts in a second; `docs/PERFORMANCE.md` says how to run it.
+#[cfg(feature = "real-services")]
 #[test]
-#[ignore = "a measurement"]
 fn one_core_cleans_and_counts() {
     const EVENTS: i64 = 400_000;
     let plan = plan_of(

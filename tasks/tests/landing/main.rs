@@ -3,5 +3,4 @@
 mod crash;
 mod lake;
 mod protocol;
-mod real;
 mod world;

@@ -169,7 +169,6 @@ fn named(what: &str, count: usize) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs Apache Kafka: `make test-real`"]
 async fn aborted_records_never_land_and_an_open_transaction_holds_the_end_back() {
     let (broker, server) = start().await;
     let world = World::over(&broker, &server, 1).await;
@@ -215,7 +214,6 @@ async fn aborted_records_never_land_and_an_open_transaction_holds_the_end_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs Apache Kafka and versitygw: `make test-real`"]
 async fn kafka_and_the_store_are_killed_under_load_and_every_acknowledged_record_lands_once() {
     const RECORDS: usize = 60_000;
     let (mut broker, mut server) = start().await;

@@ -1,5 +1,9 @@
-//! What the embedded broker cannot do, against Apache Kafka: transactions and new partitions. They run where
-//! `PINWHEEL_TEST_KAFKA` names a broker.
+//! What the embedded broker cannot do, against Apache Kafka: transactions and new partitions. `make test-real`
+//! starts it and names it in `PINWHEEL_TEST_KAFKA`; no part of `cargo test`.
+
+#[allow(dead_code, reason = "the tests on embedded services use more of it")]
+#[path = "../landing/world.rs"]
+mod world;
 
 use std::time::Duration;
 
@@ -15,11 +19,10 @@ use crate::world::{PARTITIONS, World, deliver, record};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// `None` where there is no Apache Kafka.
-async fn world() -> Option<World> {
-    let brokers = std::env::var("PINWHEEL_TEST_KAFKA").ok()?;
+async fn world() -> World {
+    let brokers = std::env::var("PINWHEEL_TEST_KAFKA").expect("`make test-real` names the broker");
     let topic = format!("pins-{}", uuid::Uuid::new_v4().simple());
-    Some(World::over(brokers, None, &topic).await)
+    World::over(brokers, None, &topic).await
 }
 
 fn transactional(world: &World) -> FutureProducer {
@@ -35,9 +38,7 @@ fn transactional(world: &World) -> FutureProducer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aborted_records_never_land_and_an_open_transaction_holds_the_end_back() {
-    let Some(mut world) = world().await else {
-        return;
-    };
+    let mut world = world().await;
     let producer = transactional(&world);
     producer.begin_transaction().expect("it begins");
     world.produce_with(&producer, 300).await;
@@ -62,9 +63,7 @@ async fn aborted_records_never_land_and_an_open_transaction_holds_the_end_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_comes_later_is_landed_from_its_start() {
-    let Some(mut world) = world().await else {
-        return;
-    };
+    let mut world = world().await;
     world.produce(30).await;
     world.land(1).await;
     let admin: AdminClient<DefaultClientContext> = kafka::client(&world.kafka)
