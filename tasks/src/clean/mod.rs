@@ -129,15 +129,28 @@ impl Clean {
     ) -> Result<Cleaned, Failure> {
         let mut cleaned = Cleaned::default();
         let objects = (0_u32..).zip(manifest.objects.iter().cloned());
-        let mut running = stream::iter(objects)
+        // Those that come next are fetched while others are worked on.
+        let bodies = stream::iter(objects)
             .map(|(chunk, object)| {
                 let (store, bucket) = (self.store.clone(), job.from.bucket.clone());
-                let pass = Arc::clone(pass);
                 apart(async move {
-                    let records = landing::read::object(&store, &bucket, &object).await?;
-                    let partition = object.partition;
-                    let done =
-                        blocking::run(move || pass.clean(chunk, partition, &records)).await?;
+                    let body = landing::read::body(&store, &bucket, &object).await?;
+                    Ok((chunk, object, body))
+                })
+            })
+            .buffered(cores());
+        let mut running = bodies
+            .map(|fetched| {
+                let (bucket, pass) = (job.from.bucket.clone(), Arc::clone(pass));
+                apart(async move {
+                    let (chunk, object, body) = fetched?;
+                    let cleaned = blocking::run(move || {
+                        let records = landing::read::messages(&bucket, &object, &body)?;
+                        drop(body);
+                        let done = pass.clean(chunk, object.partition, &records);
+                        Ok::<_, Failure>((object, done))
+                    });
+                    let (object, done) = cleaned.await??;
                     match done {
                         Ok(done) => Ok((object, done)),
                         Err(PassError::Unreadable(error)) => Err(Failure::permanent(format!(
@@ -266,7 +279,7 @@ async fn write_part(
         let mut frame = Frame::new(&pass.dataset, rows);
         for (chunk, marks) in chunks {
             let rows = chunk.held.into_rows(&pass.spill)?;
-            frame.add(&rows, chunk.partition, &marks)?;
+            frame.add(rows, chunk.partition, &marks)?;
         }
         let body = encode(frame.finish()?)?;
         let checksum = sha256(&body);
@@ -465,6 +478,7 @@ impl Kind for Clean {
             chunks,
             dead_letters,
         } = self.clean_all(context, &job, &manifest, &pass).await?;
+        pass.spare.clear();
         let marks = self.superseded(context, &pass, &chunks).await?;
         let chunks: Vec<(Chunk, Superseded)> = chunks.into_iter().zip(marks).collect();
         for (chunk, marks) in &chunks {

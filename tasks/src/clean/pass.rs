@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     keys::{Key, Keyed, Keys},
-    rows::{Held, Rows},
+    rows::{Held, Rows, Spare},
     spill::Spill,
 };
 use crate::{
@@ -35,6 +35,7 @@ pub(super) struct Pass {
     pub(super) dataset: Arc<Dataset>,
     pub(super) spill: Arc<Spill>,
     pub(super) keys: Keys,
+    pub(super) spare: Spare,
     held: AtomicUsize,
     /// Rows wait in memory up to so many bytes, and in the temporary file beyond.
     in_memory: usize,
@@ -90,6 +91,7 @@ impl Pass {
             dataset,
             keys: Keys::new(records, Arc::clone(&spill)),
             spill,
+            spare: Spare::default(),
             held: AtomicUsize::new(0),
             in_memory,
         }
@@ -107,7 +109,7 @@ impl Pass {
         let message_keys = records.column(landing::columns::KEY)?.binary()?;
         let messages = records.column(landing::columns::VALUE)?.binary()?;
         let key_column = self.dataset.key();
-        let mut rows = Rows::new(&self.dataset);
+        let mut rows = self.spare.take(&self.dataset);
         let mut keys = Vec::with_capacity(records.height());
         let mut dead = DeadLetters::default();
         let mut tally = Tally::default();
@@ -169,7 +171,9 @@ impl Pass {
             return Ok(Held::Memory(rows));
         }
         self.held.fetch_sub(bytes, Ordering::Relaxed);
-        Held::spilled(&rows, &self.spill)
+        let held = Held::spilled(&rows, &self.spill)?;
+        self.spare.give(rows);
+        Ok(held)
     }
 }
 

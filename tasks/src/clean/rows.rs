@@ -3,7 +3,16 @@
 
 use std::io;
 
+use std::sync::{Mutex, PoisonError};
+
 use polars::prelude::*;
+use polars_arrow::{
+    array::{Array, ListArray, Utf8ViewArray, View},
+    bitmap::MutableBitmap,
+    datatypes::ArrowDataType,
+    offset::{Offsets, OffsetsBuffer},
+};
+use polars_buffer::Buffer;
 
 use super::spill::{Extent, Spill};
 use crate::{
@@ -28,16 +37,46 @@ struct Plain {
 
 const NULL: u32 = u32::MAX;
 
-impl Rows {
-    pub(super) fn new(dataset: &Dataset) -> Self {
-        Self {
+/// Rows whose content went to the temporary file: the next object fills the same memory, which is there already. Memory that is
+/// asked for anew for every object is given by the kernel page by page, and that was a sixth of all cleaning.
+#[derive(Debug, Default)]
+pub(super) struct Spare {
+    rows: Mutex<Vec<Rows>>,
+}
+
+impl Spare {
+    /// Rows without content.
+    pub(super) fn take(&self, dataset: &Dataset) -> Rows {
+        let spare = self.lock().pop();
+        spare.unwrap_or_else(|| Rows {
             count: 0,
             columns: (0..dataset.columns().len() + 2)
                 .map(|_| Plain::default())
                 .collect(),
-        }
+        })
     }
 
+    /// Takes rows whose content is no longer needed. There are never more of them than objects that are cleaned at the same time.
+    pub(super) fn give(&self, mut rows: Rows) {
+        rows.count = 0;
+        for plain in &mut rows.columns {
+            plain.fixed.clear();
+            plain.texts.clear();
+        }
+        self.lock().push(rows);
+    }
+
+    /// Gives the memory back.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Rows>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rows {
     /// Adds a row and gives its place. `values` are those of the dataset that made the rows.
     pub(super) fn push(
         &mut self,
@@ -229,32 +268,43 @@ impl Superseded {
     }
 }
 
-/// The frame of one part, filled from the rows of one landed object after the other.
+/// The frame of one part, filled from the rows of one landed object after the other. Texts are not copied: a column refers to the
+/// bytes of each object's rows.
 pub(super) struct Frame {
-    columns: Vec<Builder>,
+    columns: Vec<(PlSmallStr, Builder)>,
     partitions: Vec<i32>,
 }
 
 enum Builder {
-    Text(StringChunkedBuilder),
+    Text(TextColumn),
+    TextList {
+        borders: Offsets<i64>,
+        texts: TextColumn,
+        valid: MutableBitmap,
+    },
     Integer(PrimitiveChunkedBuilder<Int64Type>),
     Float(PrimitiveChunkedBuilder<Float64Type>),
     Boolean(BooleanChunkedBuilder),
     Timestamp(PrimitiveChunkedBuilder<Int64Type>, TimeUnit),
-    TextList(ListStringChunkedBuilder),
 }
 
 impl Frame {
     pub(super) fn new(dataset: &Dataset, rows: usize) -> Self {
-        let mut columns: Vec<Builder> = dataset
+        let own = dataset
             .columns()
             .iter()
-            .map(|column| Builder::new(&column.name, column.column_type, rows))
+            .map(|column| (PlSmallStr::from(column.name.as_str()), column.column_type));
+        let mut columns: Vec<(PlSmallStr, Builder)> = own
+            .chain([(PlSmallStr::from(lake::OFFSET), ColumnType::Integer)])
+            .map(|(name, column_type)| (name.clone(), Builder::new(name, column_type, rows)))
             .collect();
-        columns.push(Builder::new(lake::OFFSET, ColumnType::Integer, rows));
-        columns.push(Builder::Timestamp(
-            PrimitiveChunkedBuilder::new(lake::TIMESTAMP.into(), rows),
-            TimeUnit::Milliseconds,
+        let timestamp = PlSmallStr::from(lake::TIMESTAMP);
+        columns.push((
+            timestamp.clone(),
+            Builder::Timestamp(
+                PrimitiveChunkedBuilder::new(timestamp, rows),
+                TimeUnit::Milliseconds,
+            ),
         ));
         Self {
             columns,
@@ -265,14 +315,14 @@ impl Frame {
     /// Adds the rows that stay.
     pub(super) fn add(
         &mut self,
-        rows: &Rows,
+        rows: Rows,
         partition: i32,
         superseded: &Superseded,
     ) -> PolarsResult<()> {
-        for (builder, plain) in self.columns.iter_mut().zip(&rows.columns) {
+        let stay = rows.count - superseded.count();
+        for ((_, builder), plain) in self.columns.iter_mut().zip(rows.columns) {
             builder.add(plain, superseded)?;
         }
-        let stay = rows.count - superseded.count();
         self.partitions
             .resize(self.partitions.len() + stay, partition);
         Ok(())
@@ -281,7 +331,11 @@ impl Frame {
     /// The columns of the dataset, then partition, offset and timestamp of the message.
     pub(super) fn finish(self) -> PolarsResult<DataFrame> {
         let rows = self.partitions.len();
-        let mut columns: Vec<Column> = self.columns.into_iter().map(Builder::finish).collect();
+        let mut columns = self
+            .columns
+            .into_iter()
+            .map(|(name, builder)| builder.finish(name))
+            .collect::<PolarsResult<Vec<Column>>>()?;
         let before_offset = columns.len() - 2;
         columns.insert(
             before_offset,
@@ -292,12 +346,9 @@ impl Frame {
 }
 
 impl Builder {
-    fn new(name: &str, column_type: ColumnType, rows: usize) -> Self {
-        let name = PlSmallStr::from(name);
+    fn new(name: PlSmallStr, column_type: ColumnType, rows: usize) -> Self {
         match column_type {
-            ColumnType::Text | ColumnType::Json => {
-                Self::Text(StringChunkedBuilder::new(name, rows))
-            }
+            ColumnType::Text | ColumnType::Json => Self::Text(TextColumn::with_capacity(rows)),
             ColumnType::Integer => Self::Integer(PrimitiveChunkedBuilder::new(name, rows)),
             ColumnType::Float => Self::Float(PrimitiveChunkedBuilder::new(name, rows)),
             ColumnType::Boolean => Self::Boolean(BooleanChunkedBuilder::new(name, rows)),
@@ -305,44 +356,50 @@ impl Builder {
                 PrimitiveChunkedBuilder::new(name, rows),
                 TimeUnit::Microseconds,
             ),
-            ColumnType::TextList => {
-                Self::TextList(ListStringChunkedBuilder::new(name, rows, rows * 8))
-            }
+            ColumnType::TextList => Self::TextList {
+                borders: Offsets::with_capacity(rows),
+                texts: TextColumn::with_capacity(0),
+                valid: MutableBitmap::with_capacity(rows),
+            },
         }
     }
 
-    fn add(&mut self, plain: &Plain, superseded: &Superseded) -> PolarsResult<()> {
+    fn add(&mut self, plain: Plain, superseded: &Superseded) -> PolarsResult<()> {
         match self {
-            Self::Text(builder) => {
-                let mut texts = Texts::of(plain)?;
+            Self::Text(column) => {
+                let mut texts = column.begin(&plain)?;
                 for (row, length) in lengths(&plain.fixed).enumerate() {
                     let text = texts.next(length)?;
                     if superseded.stays(row) {
-                        builder.append_option(text);
+                        column.push(text);
                     }
                 }
+                column.end(plain.texts);
             }
-            Self::TextList(builder) => {
-                let mut texts = Texts::of(plain)?;
+            Self::TextList {
+                borders,
+                texts: column,
+                valid,
+            } => {
+                let mut texts = column.begin(&plain)?;
                 let mut lengths = lengths(&plain.fixed);
-                let mut list = Vec::new();
                 let mut row = 0;
                 while let Some(count) = lengths.next() {
-                    list.clear();
-                    if count != NULL {
-                        for length in lengths.by_ref().take(count as usize) {
-                            list.extend(texts.next(length)?);
+                    let stays = superseded.stays(row);
+                    let count = (count != NULL).then_some(count as usize);
+                    for length in lengths.by_ref().take(count.unwrap_or(0)) {
+                        let text = texts.next(length)?;
+                        if stays {
+                            column.push(text);
                         }
                     }
-                    if superseded.stays(row) {
-                        if count == NULL {
-                            builder.append_null();
-                        } else {
-                            builder.append_values_iter(list.iter().copied());
-                        }
+                    if stays {
+                        borders.try_push(count.unwrap_or(0))?;
+                        valid.push(count.is_some());
                     }
                     row += 1;
                 }
+                column.end(plain.texts);
             }
             Self::Boolean(builder) => {
                 for (row, value) in plain.fixed.iter().enumerate() {
@@ -352,12 +409,12 @@ impl Builder {
                 }
             }
             Self::Integer(builder) | Self::Timestamp(builder, _) => {
-                for value in staying(plain, superseded) {
+                for value in staying(&plain, superseded) {
                     builder.append_option(value.map(i64::from_le_bytes));
                 }
             }
             Self::Float(builder) => {
-                for value in staying(plain, superseded) {
+                for value in staying(&plain, superseded) {
                     builder.append_option(value.map(f64::from_le_bytes));
                 }
             }
@@ -365,17 +422,70 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(self) -> Column {
-        match self {
-            Self::Text(builder) => builder.finish().into_column(),
+    fn finish(self, name: PlSmallStr) -> PolarsResult<Column> {
+        Ok(match self {
+            Self::Text(column) => Series::try_from((name, column.finish()?.boxed()))?.into_column(),
+            Self::TextList {
+                borders,
+                texts,
+                valid,
+            } => {
+                let texts = texts.finish()?;
+                let list = ListArray::<i64>::try_new(
+                    ListArray::<i64>::default_datatype(texts.dtype().clone()),
+                    OffsetsBuffer::from(borders),
+                    texts.boxed(),
+                    valid.into(),
+                )?;
+                Series::try_from((name, list.boxed()))?.into_column()
+            }
             Self::Integer(builder) => builder.finish().into_column(),
             Self::Float(builder) => builder.finish().into_column(),
             Self::Boolean(builder) => builder.finish().into_column(),
             Self::Timestamp(builder, unit) => {
                 builder.finish().into_datetime(unit, None).into_column()
             }
-            Self::TextList(mut builder) => builder.finish().into_column(),
+        })
+    }
+}
+
+/// A column of texts that lie in the buffers of several objects.
+struct TextColumn {
+    views: Vec<View>,
+    valid: MutableBitmap,
+    buffers: Vec<Buffer<u8>>,
+}
+
+impl TextColumn {
+    fn with_capacity(rows: usize) -> Self {
+        Self {
+            views: Vec::with_capacity(rows),
+            valid: MutableBitmap::with_capacity(rows),
+            buffers: Vec::new(),
         }
+    }
+
+    /// Reads the texts of an object, which [`Self::end`] then keeps.
+    fn begin<'p>(&self, plain: &'p Plain) -> PolarsResult<Texts<'p>> {
+        Texts::of(plain, self.buffers.len())
+    }
+
+    fn push(&mut self, view: Option<View>) {
+        self.views.push(view.unwrap_or_default());
+        self.valid.push(view.is_some());
+    }
+
+    fn end(&mut self, texts: Vec<u8>) {
+        self.buffers.push(Buffer::from(texts));
+    }
+
+    fn finish(self) -> PolarsResult<Utf8ViewArray> {
+        Utf8ViewArray::try_new(
+            ArrowDataType::Utf8View,
+            self.views.into(),
+            self.buffers.into(),
+            self.valid.into(),
+        )
     }
 }
 
@@ -395,28 +505,34 @@ fn staying(plain: &Plain, superseded: &Superseded) -> impl Iterator<Item = Optio
         .map(|(_, bytes)| (bytes[0] == 1).then(|| std::array::from_fn(|index| bytes[index + 1])))
 }
 
-/// The texts of a column, one after the other. What came back from a file is checked once, as a whole.
+/// The texts of a column, one after the other, as views of one buffer. That they are UTF-8 is checked when the column is finished.
 struct Texts<'p> {
-    rest: &'p str,
+    all: &'p [u8],
+    at: u32,
+    buffer: u32,
 }
 
 impl<'p> Texts<'p> {
-    fn of(plain: &'p Plain) -> PolarsResult<Self> {
-        let rest = std::str::from_utf8(&plain.texts).map_err(
-            |error| polars_err!(ComputeError: "the temporary file was changed: {error}"),
-        )?;
-        Ok(Self { rest })
+    fn of(plain: &'p Plain, buffer: usize) -> PolarsResult<Self> {
+        let too_many = |_| polars_err!(ComputeError: "the rows of one object are too large");
+        u32::try_from(plain.texts.len()).map_err(too_many)?;
+        Ok(Self {
+            all: &plain.texts,
+            at: 0,
+            buffer: u32::try_from(buffer).map_err(too_many)?,
+        })
     }
 
-    fn next(&mut self, length: u32) -> PolarsResult<Option<&'p str>> {
+    fn next(&mut self, length: u32) -> PolarsResult<Option<View>> {
         if length == NULL {
             return Ok(None);
         }
-        let (text, rest) = self
-            .rest
-            .split_at_checked(length as usize)
+        let text = self
+            .all
+            .get(self.at as usize..self.at as usize + length as usize)
             .ok_or_else(|| polars_err!(ComputeError: "the temporary file was changed"))?;
-        self.rest = rest;
-        Ok(Some(text))
+        let view = View::new_from_bytes(text, self.buffer, self.at);
+        self.at += length;
+        Ok(Some(view))
     }
 }

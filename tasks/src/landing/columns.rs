@@ -271,8 +271,23 @@ pub fn compare(one: &DataFrame, other: &DataFrame) -> PolarsResult<Likeness> {
 /// # Errors
 /// The bytes are no landed object.
 pub fn decode(body: &[u8]) -> PolarsResult<DataFrame> {
-    let frame = ParquetReader::new(std::io::Cursor::new(body)).finish()?;
-    frame.select([OFFSET, TIMESTAMP, KEY, VALUE, HEADERS])
+    read(body, &[OFFSET, TIMESTAMP, KEY, VALUE, HEADERS])
+}
+
+/// The same without the headers, which are not even decoded.
+///
+/// # Errors
+/// The bytes are no landed object.
+pub fn decode_messages(body: &[u8]) -> PolarsResult<DataFrame> {
+    read(body, &[OFFSET, TIMESTAMP, KEY, VALUE])
+}
+
+fn read(body: &[u8], columns: &[&str]) -> PolarsResult<DataFrame> {
+    let names = columns.iter().map(|name| (*name).to_owned()).collect();
+    ParquetReader::new(std::io::Cursor::new(body))
+        .with_columns(Some(names))
+        .finish()?
+        .select(columns.iter().copied())
 }
 
 #[cfg(test)]

@@ -29,34 +29,33 @@ pub fn parse_manifest(text: &[u8], at: &Location) -> Result<Manifest, Failure> {
     })
 }
 
-/// Reads one object of a manifest: the columns of [`columns`], in offset order. Decoding happens on a blocking thread.
+/// Fetches one object of a manifest; [`messages`] says what is in it.
 ///
 /// # Errors
-/// The object is gone, is not the one that was landed, or the store does not answer.
-pub async fn object(
+/// The object is gone, or the store does not answer.
+pub async fn body(
     store: &ObjectStore,
     bucket: &str,
     object: &LandedObject,
-) -> Result<DataFrame, Failure> {
-    let at = Location::new(bucket, &object.key);
-    let body = store.get(&at).await?;
-    let expected = object.sha256.clone();
-    let decoded = tokio::task::spawn_blocking(move || check_and_decode(&body, &expected)).await;
-    match decoded {
-        Ok(frame) => frame.map_err(|error| Failure::permanent(format!("`{at}` {error}"))),
-        Err(died) => match died.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Failure::retryable("the process is shutting down")),
-        },
-    }
+) -> Result<Bytes, Failure> {
+    Ok(store.get(&Location::new(bucket, &object.key)).await?)
 }
 
-fn check_and_decode(body: &Bytes, expected: &str) -> Result<DataFrame, String> {
-    let found = sha256(body);
-    if found != expected {
-        return Err(format!(
+/// The messages of an object: the columns of [`columns`] without the headers, in offset order. This takes a processor; call it on a blocking
+/// thread.
+///
+/// # Errors
+/// The object is not the one that was landed.
+pub fn messages(bucket: &str, object: &LandedObject, body: &Bytes) -> Result<DataFrame, Failure> {
+    let refused = |what: String| {
+        let at = Location::new(bucket, &object.key);
+        Failure::permanent(format!("`{at}` {what}"))
+    };
+    let (found, expected) = (sha256(body), &object.sha256);
+    if found != *expected {
+        return Err(refused(format!(
             "was changed after it was landed: its SHA-256 is {found}, the manifest says {expected}"
-        ));
+        )));
     }
-    columns::decode(body).map_err(|error| format!("is no landed object: {error}"))
+    columns::decode_messages(body).map_err(|error| refused(format!("is no landed object: {error}")))
 }

@@ -4,10 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cleaned;
+mod cleaning;
 mod files;
 mod hbase;
 mod http;
+#[path = "../landing/mod.rs"]
+mod landing;
 mod python;
+mod reports;
 mod runs;
 mod secured;
 mod sql;

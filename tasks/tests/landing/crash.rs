@@ -8,7 +8,7 @@ use pinwheel_tasks::{FailureClass, kafka_to_s3::Step};
 use pinwheel_test_support::{durable::Call, s3::Fault};
 use serde_json::json;
 
-use crate::world::{HoldAt, World, small_chunks};
+use super::world::{HoldAt, World, small_chunks};
 
 /// Every step at which a try can die, some of them later in the landing as well.
 const DEATHS: [(Step, usize); 13] = [

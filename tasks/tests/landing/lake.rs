@@ -13,7 +13,7 @@ use pinwheel_tasks::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{BUCKET, PREFIX, StopAt, World, context, small_chunks};
+use super::world::{BUCKET, PREFIX, StopAt, World, context, small_chunks};
 
 const DAYS: Duration = Duration::from_secs(86_400);
 
@@ -203,7 +203,7 @@ async fn a_landing_is_deleted_once_a_later_task_has_stored_all_of_it() {
     // The next landing knows from the kept manifest that the topic is still the same.
     world.produced.clear();
     let producer = world.producer();
-    let more = (0..3).map(|partition| (partition, crate::world::record(4)));
+    let more = (0..3).map(|partition| (partition, super::world::record(4)));
     world.send(&producer, more.collect()).await;
     world.land(2).await;
     assert_eq!(world.manifests().await[0].tails.len(), 3);
@@ -290,9 +290,10 @@ async fn a_landing_is_copied_and_its_manifest_names_the_copies() {
     let own = world.manifests().await.remove(0);
     for (copied, own) in copy.objects.iter().zip(&own.objects) {
         assert!(copied.key.starts_with("2026/dt="), "{}", copied.key);
-        landing::read::object(&world.store, "archive", copied)
+        let body = landing::read::body(&world.store, "archive", copied)
             .await
-            .expect("the same bytes");
+            .expect("the object is there");
+        landing::read::messages("archive", copied, &body).expect("the same bytes");
         assert_eq!(copied.sha256, own.sha256);
     }
     assert_eq!(

@@ -17,7 +17,7 @@ use rdkafka::{
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{
+use super::world::{
     BUCKET, HoldAt, PARTITIONS, PREFIX, StopAt, World, context, logical_date, small_chunks,
 };
 
@@ -331,7 +331,7 @@ async fn a_topic_that_was_created_again_is_known_by_the_record_that_was_landed_l
     let producer = world.producer();
     let other = (0..60)
         .map(|number: i32| {
-            let mut record = crate::world::record(7);
+            let mut record = super::world::record(7);
             record.key = Some(b"of the new topic".to_vec());
             (number % PARTITIONS, record)
         })
@@ -469,7 +469,7 @@ async fn a_record_larger_than_an_object_is_an_object_of_its_own() {
         .set("compression.type", "none")
         .create()
         .expect("the settings are fine");
-    let mut huge = crate::world::record(4);
+    let mut huge = super::world::record(4);
     // No two parts of it are the same, so that nothing can shorten it; the embedded broker takes 1 MB.
     let value =
         (0..225_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes());

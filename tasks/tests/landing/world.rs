@@ -191,7 +191,7 @@ impl World {
         };
         let program = std::env::current_exe().expect("a test knows its binary");
         Command::new(program)
-            .args(["--exact", "world::one_try_in_a_process_of_its_own"])
+            .args(["--exact", &own_name("one_try_in_a_process_of_its_own")])
             .arg("--nocapture")
             .env(
                 ORDER,
@@ -558,6 +558,14 @@ struct Order {
     run: i64,
     with: Map<String, Value>,
     dies_at: Option<(String, usize)>,
+}
+
+/// The name under which this binary knows a test of this module.
+fn own_name(test: &str) -> String {
+    let (_, module) = module_path!()
+        .split_once("::")
+        .expect("a module of the binary");
+    format!("{module}::{test}")
 }
 
 /// Dies as a process dies that nobody asks: no destructor runs, no buffer is flushed.

@@ -1,6 +1,6 @@
 //! The kind `clean` against an S3 server: what a contract says of rows, and memory that does not grow with their number.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, process::Command, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeZone, Utc};
@@ -334,8 +334,36 @@ fn peak() -> u64 {
     kilobytes.trim().parse::<u64>().expect("a number") * 1024
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_does_not_grow_with_the_number_of_rows() {
+/// What a process of its own is told: to measure itself.
+const ALONE: &str = "PINWHEEL_TEST_MEMORY_ALONE";
+
+/// The kernel counts the memory of a process, and other tests share this one: a process of its own is measured.
+#[test]
+fn memory_does_not_grow_with_the_number_of_rows() {
+    if std::env::var_os(ALONE).is_some() {
+        return tokio::runtime::Runtime::new()
+            .expect("threads can be had")
+            .block_on(cleaned_in_bounded_memory());
+    }
+    let program = std::env::current_exe().expect("a test knows its binary");
+    let (_, module) = module_path!()
+        .split_once("::")
+        .expect("a module of the binary");
+    let test = format!("{module}::memory_does_not_grow_with_the_number_of_rows");
+    let done = Command::new(program)
+        .args(["--exact", &test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .expect("a test can start itself");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        done.status.success() && said.contains("1 passed"),
+        "{said}\n{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+async fn cleaned_in_bounded_memory() {
     let house = House::new().await;
     let small = house.land("aaaaaaaaaaaa", volume(10)).await;
     let output = house
@@ -359,6 +387,7 @@ async fn memory_does_not_grow_with_the_number_of_rows() {
     );
     // 400,000 more messages of 600 bytes are 240 MB, and their rows as many once more.
     let grown = peak() - before;
+    println!("grown by {grown} bytes");
     assert!(grown < 100 << 20, "{grown} bytes more");
 
     // Whatever waited where: with memory for all rows they are the same.
