@@ -36,6 +36,7 @@ pub(crate) async fn test(connection: &Connection) -> Result<String, String> {
         match connection.connection_type.as_str() {
             "postgres" => postgres(connection).await,
             "http" | "https" => http(connection).await,
+            "hbase" => hbase(connection).await,
             "s3" | "aws" => s3(connection).await,
             "smtp" => smtp(connection).await,
             _ => tcp(connection).await,
@@ -89,8 +90,14 @@ async fn postgres(connection: &Connection) -> Result<String, String> {
     Ok("Postgres answers `select 1`".to_owned())
 }
 
-async fn http(connection: &Connection) -> Result<String, String> {
-    let mut url = reqwest::Url::parse(&format!("{}://localhost/", connection.connection_type))
+/// A request to the address of a connection, and the login that it has.
+fn request(
+    connection: &Connection,
+    method: reqwest::Method,
+    scheme: &str,
+    path: &str,
+) -> Result<reqwest::RequestBuilder, String> {
+    let mut url = reqwest::Url::parse(&format!("{scheme}://localhost/"))
         .map_err(|error| error.to_string())?;
     let host = host(connection)?;
     let host = if host.contains(':') {
@@ -102,17 +109,44 @@ async fn http(connection: &Connection) -> Result<String, String> {
         .map_err(|error| format!("the host is none: {error}"))?;
     url.set_port(connection.port)
         .map_err(|()| "the port is none".to_owned())?;
-    url.set_path(connection.schema.as_deref().unwrap_or_default());
+    url.set_path(path);
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
         .map_err(|error| error.to_string())?;
-    let mut request = client.head(url);
-    if connection.login.is_some() || connection.password.is_some() {
-        let login = connection.login.as_deref().unwrap_or_default();
-        request = request.basic_auth(login, connection.password.as_deref());
+    let request = client.request(method, url);
+    if connection.login.is_none() && connection.password.is_none() {
+        return Ok(request);
     }
+    let login = connection.login.as_deref().unwrap_or_default();
+    Ok(request.basic_auth(login, connection.password.as_deref()))
+}
+
+/// The REST gateway is asked for the version of the cluster behind it, which it only knows when it reaches the master.
+async fn hbase(connection: &Connection) -> Result<String, String> {
+    let prefix = connection.schema.as_deref().unwrap_or_default();
+    let path = format!("{}/version/cluster", prefix.trim_end_matches('/'));
+    let answer = request(connection, reqwest::Method::GET, "http", &path)?
+        .header("accept", "text/plain")
+        .send()
+        .await
+        .map_err(|error| chain(&error))?;
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(format!(
+            "it answers {status} to `{path}`, which is no HBase REST gateway that reaches its cluster"
+        ));
+    }
+    let version = answer.text().await.map_err(|error| chain(&error))?;
+    let version: String = version.trim().chars().take(40).collect();
+    Ok(format!("the gateway answers: HBase {version}"))
+}
+
+async fn http(connection: &Connection) -> Result<String, String> {
+    let path = connection.schema.as_deref().unwrap_or_default();
+    let scheme = &connection.connection_type;
+    let request = request(connection, reqwest::Method::HEAD, scheme, path)?;
     let answer = request.send().await.map_err(|error| chain(&error))?;
     let status = answer.status();
     match status.as_u16() {
@@ -321,6 +355,26 @@ mod tests {
         .await;
         let answer = tested(format!("http://ada:x@127.0.0.1:{refused}")).await;
         assert!(answer.is_err_and(|message| message.contains("are not accepted")));
+    }
+
+    #[tokio::test]
+    async fn the_gateway_of_hbase_is_asked_for_the_version_of_its_cluster() {
+        let good = server(&[
+            "",
+            "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\n2.6.1\n",
+        ])
+        .await;
+        assert_eq!(
+            tested(format!("hbase://127.0.0.1:{good}")).await,
+            Ok("the gateway answers: HBase 2.6.1".to_owned())
+        );
+        let away = server(&[
+            "",
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        ])
+        .await;
+        let answer = tested(format!("hbase://127.0.0.1:{away}")).await;
+        assert!(answer.is_err_and(|message| message.contains("503")));
     }
 
     #[tokio::test]

@@ -3,12 +3,16 @@
 //! This file owns the properties on which the protocol of readers depends; a user's properties may tune a client and
 //! may not break it. It never shows a property's value, which may be a password.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, ClientContext,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
     types::RDKafkaErrorCode,
@@ -154,6 +158,51 @@ pub fn away(settings: &KafkaSettings, doing: &str) -> Failure {
     .with_hint("check `kafka.brokers` and that the broker is running")
 }
 
+/// Keeps what a client said last of a connection that was refused. A client goes on trying, so the caller of a question only learns
+/// that no answer came; why (a wrong password, a certificate, a refused connection) is said here.
+#[derive(Debug, Clone, Default)]
+pub struct Heard {
+    last: Arc<Mutex<Option<String>>>,
+}
+
+impl Heard {
+    /// A failure with the reason, if one was heard and it is not that the broker is away.
+    pub fn explain(&self, failure: Failure) -> Failure {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reason) = last.as_deref() else {
+            return failure;
+        };
+        Failure {
+            message: format!("{}; the client says: {reason}", failure.message),
+            ..failure
+        }
+        .with_hint("check the credentials and certificates in `kafka.properties` and the port in `kafka.brokers`")
+    }
+}
+
+/// librdkafka's own words for a connection that a broker, or a check of the broker, ended.
+fn is_refusal(reason: &str) -> bool {
+    ["SASL", "SSL", "authentication", "certificate"]
+        .iter()
+        .any(|word| reason.contains(word))
+}
+
+impl ClientContext for Heard {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+        if is_refusal(reason) {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Heard {}
+
 /// The partitions of a topic, sorted; `None` when the broker does not know it. Asks for all topics, because brokers may
 /// create a topic that they are asked for by name. Blocks for at most `patience`.
 ///
@@ -224,14 +273,24 @@ pub async fn ensure_topic(
 /// None does, or it refuses.
 pub async fn ping(settings: &KafkaSettings, patience: Duration) -> Result<(), Failure> {
     let config = client(settings);
+    let heard = Heard::default();
+    let context = heard.clone();
     let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = config.create()?;
-        consumer.fetch_metadata(None, patience).map(|_| ())
+        let consumer: BaseConsumer<Heard> = config.create_with_context(context)?;
+        let answer = consumer.fetch_metadata(None, patience).map(|_| ());
+        if answer.is_err() {
+            // What the client has to say is handed over when it is polled, one thing at a time.
+            for _ in 0..100 {
+                consumer.poll(Duration::from_millis(1));
+            }
+        }
+        answer
     });
-    match asked.await {
+    let answer = match asked.await {
         Ok(answer) => answer.map_err(|error| failure(settings, "reach Kafka", &error)),
         Err(_) => Err(away(settings, "reach Kafka")),
-    }
+    };
+    answer.map_err(|failure| heard.explain(failure))
 }
 
 fn pass_through(config: &mut ClientConfig, settings: &KafkaSettings) {

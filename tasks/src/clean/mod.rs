@@ -13,7 +13,11 @@ mod pass;
 mod rows;
 mod spill;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,6 +40,8 @@ use crate::{
 
 /// A part is closed by the landed object that brings it to so many rows, or to its share of the memory before compression.
 const ROWS_PER_PART: usize = 1_000_000;
+/// How often the log says how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// What `memory_mb` is unless the task says otherwise. Half of it is for rows that wait, an eighth for the rows of one part.
 const DEFAULT_MEMORY_MB: u64 = 512;
 const LEAST_MEMORY_MB: u64 = 16;
@@ -162,12 +168,25 @@ impl Clean {
                 })
             })
             .buffered(cores());
+        let mut told = Instant::now();
         while let Some(done) = running.next().await {
             if context.cancel.is_cancelled() {
                 return Err(Failure::retryable("stopped before everything was cleaned"));
             }
             let (object, done) = done?;
             cleaned.tally.add(done.tally);
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                let done = cleaned.tally.counts.landed;
+                let percent = done * 100 / manifest.records.max(1);
+                context
+                    .log
+                    .say(format!(
+                        "{done} of {} messages cleaned, {percent} %",
+                        manifest.records
+                    ))
+                    .await;
+            }
             cleaned.chunks.push(Chunk {
                 partition: object.partition,
                 rows: done.rows,
@@ -251,8 +270,11 @@ impl Clean {
         pass: &Arc<Pass>,
         chunks: Vec<(Chunk, Superseded)>,
     ) -> Result<Vec<Part>, Failure> {
-        let mut parts = Vec::new();
-        let mut running = stream::iter(in_parts(chunks, job.bytes_per_part))
+        let mut parts: Vec<Part> = Vec::new();
+        let groups = in_parts(chunks, job.bytes_per_part);
+        let count = groups.len();
+        let mut told = Instant::now();
+        let mut running = stream::iter(groups)
             .map(|chunks| {
                 let (store, job, pass) = (self.store.clone(), Arc::clone(job), Arc::clone(pass));
                 apart(async move { write_part(&store, &job, pass, chunks).await })
@@ -263,6 +285,14 @@ impl Clean {
                 return Err(Failure::retryable("stopped before everything was written"));
             }
             parts.push(part?);
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                let done = parts.len();
+                context
+                    .log
+                    .say(format!("{done} of {count} parts written"))
+                    .await;
+            }
         }
         Ok(parts)
     }

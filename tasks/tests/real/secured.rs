@@ -78,22 +78,24 @@ async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say(
     });
     assert_eq!(read.await.unwrap(), b"sealed");
 
-    // A wrong password, and a server that nobody vouches for.
-    for settings in [
-        settings("SCRAM-SHA-512", "hunter2", true),
-        settings("SCRAM-SHA-512", "scram-secret", false),
+    // A wrong password, and a server that nobody vouches for: the failure says which.
+    for (settings, reason) in [
+        (
+            settings("SCRAM-SHA-512", "hunter2", true),
+            "SASL authentication error",
+        ),
+        (
+            settings("SCRAM-SHA-512", "scram-secret", false),
+            "certificate verify failed",
+        ),
     ] {
-        let failure = kafka::ping(&settings, Duration::from_secs(5))
+        let failure = kafka::ping(&settings, Duration::from_secs(10))
             .await
             .unwrap_err();
-        assert!(
-            matches!(
-                failure.class,
-                FailureClass::Permanent | FailureClass::Retryable
-            ),
-            "{failure}"
-        );
-        println!("{failure} {:?}", failure.hint);
+        assert_eq!(failure.class, FailureClass::Retryable, "{failure}");
+        assert!(failure.message.contains(reason), "{failure}");
         assert!(!failure.message.contains("hunter2"), "{failure}");
+        let hint = failure.hint.as_deref().unwrap_or_default();
+        assert!(hint.contains("kafka.properties"), "{hint}");
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{child, service};
+use crate::{
+    child,
+    service::{self, PATIENCE},
+};
 
 /// A running broker. It is killed when the value is dropped, and when the test process ends.
 #[derive(Debug)]
@@ -60,13 +63,14 @@ impl Broker {
     }
 
     fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let ended = self.child.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "the embedded broker ended: {ended:?}");
             assert!(
                 Instant::now() < deadline,
-                "the embedded broker does not listen after 30 s"
+                "the broker does not listen after {} s",
+                PATIENCE.as_secs()
             );
             // There is no signal to wait for: the broker says nothing when it listens.
             thread::sleep(Duration::from_millis(10));

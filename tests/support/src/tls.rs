@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -43,6 +43,10 @@ impl Identity {
     pub fn of_localhost() -> Self {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Whoever has the name of its issuer has signed itself, says OpenSSL.
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "authority of a test");
         let key = KeyPair::generate().expect("a key can be made");
         let issuer = CertifiedIssuer::self_signed(authority, key).expect("it signs itself");
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
