@@ -14,7 +14,7 @@ use rdkafka::{
     client::DefaultClientContext,
     topic_partition_list::{Offset, TopicPartitionList},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{
@@ -42,7 +42,7 @@ async fn landing_twice_lands_only_what_is_new() {
     assert_eq!(second["records"], json!(100));
     assert_eq!(
         second["partitions"][0],
-        json!({ "partition": 0, "start": 234, "end": 268, "records": 34 })
+        json!({ "partition": 0, "start": 234, "end": 268, "records": 34, "lag": 0 })
     );
     assert_eq!(
         world.manifests().await.len(),
@@ -103,7 +103,12 @@ async fn a_cleared_task_answers_the_same_and_moves_nothing() {
     world.produce(60).await;
     world.land(2).await;
     let mut again = world.land(1).await;
-    again["lag_left"] = first["lag_left"].clone();
+    assert_eq!(again["lag_left"], json!(60));
+    again["lag_left"] = json!(0);
+    for partition in again["partitions"].as_array_mut().expect("a list") {
+        assert_eq!(partition["lag"], json!(20));
+        partition["lag"] = json!(0);
+    }
     assert_eq!(again, first);
     world.assert_each_record_landed_once().await;
 }
@@ -219,9 +224,13 @@ async fn a_limit_lands_the_topic_in_several_runs() {
             .try_once(&world.kind(), run, json!({ "max_records": 40 }))
             .await
             .expect("it lands");
-        landed.push(output["records"].as_u64().expect("a number"));
+        let number = |value: &Value| value.as_u64().expect("a number");
+        let partitions = output["partitions"].as_array().expect("a list");
+        let lags: u64 = partitions.iter().map(|one| number(&one["lag"])).sum();
+        assert_eq!(lags, number(&output["lag_left"]));
+        landed.push((number(&output["records"]), lags));
     }
-    assert_eq!(landed, [40, 40, 20, 0]);
+    assert_eq!(landed, [(40, 60), (40, 20), (20, 0), (0, 0)]);
     world.assert_each_record_landed_once().await;
 }
 
@@ -249,7 +258,7 @@ async fn offsets_that_retention_deleted_fail_the_task_until_it_may_continue() {
         .expect("it goes on without them");
     assert_eq!(
         output["partitions"][1],
-        json!({ "partition": 1, "start": 15, "end": 20, "records": 5 })
+        json!({ "partition": 1, "start": 15, "end": 20, "records": 5, "lag": 0 })
     );
     assert_eq!(output["records"], json!(25));
 }
