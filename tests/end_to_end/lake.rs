@@ -122,13 +122,15 @@ async fn orphans_are_listed_first_and_deleted_on_request_and_nothing_else_is_tou
     let lake = Lake::new("lake-gc").await;
     lake.house.land("0123456789abcdef", 0, &demo(), 100).await;
     let kept = lake.house.keys("").await;
-    let orphan = "landing/pins/dt=2026-01-01/pins+0+00000000000000000900-00000000000000000999.parquet";
+    let orphan =
+        "landing/pins/dt=2026-01-01/pins+0+00000000000000000900-00000000000000000999.parquet";
     let foreign = "landing/pins/notes.parquet";
     lake.put(orphan).await;
     lake.put(foreign).await;
     lake.put("elsewhere/dt=2026-01-01/pins+0+1-2.parquet").await;
     age(lake.house.server.folder(), 3 * DAYS);
-    let young = "landing/pins/dt=2026-01-01/pins+0+00000000000000001000-00000000000000001099.parquet";
+    let young =
+        "landing/pins/dt=2026-01-01/pins+0+00000000000000001000-00000000000000001099.parquet";
     lake.put(young).await;
     let before = lake.house.keys("").await;
 
@@ -154,7 +156,11 @@ async fn orphans_are_listed_first_and_deleted_on_request_and_nothing_else_is_tou
 
     let too_young = lake.gc(&["s3://lake/", "--older-than", "1d"]).await;
     assert!(!too_young.status.success());
-    assert!(text(&too_young).contains("48 hours"), "{}", text(&too_young));
+    assert!(
+        text(&too_young).contains("48 hours"),
+        "{}",
+        text(&too_young)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

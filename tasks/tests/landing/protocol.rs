@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use pinwheel_tasks::{
-    Failure, FailureClass, Kind, kafka,
+    Failure, FailureClass, Kind, Log, kafka,
     kafka_to_s3::{Observer, Step},
     landing,
     s3::Location,
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{
-    BUCKET, HoldAt, PARTITIONS, PREFIX, StopAt, World, context, logical_date, small_chunks,
+    BUCKET, HoldAt, PARTITIONS, PREFIX, StopAt, World, context, logical_date, record, small_chunks,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,6 +233,101 @@ async fn a_limit_lands_the_topic_in_several_runs() {
     }
     assert_eq!(landed, [(40, 60), (40, 20), (20, 0), (0, 0)]);
     world.assert_each_record_landed_once().await;
+}
+
+/// `until` so many seconds after a moment an hour ago.
+fn until(seconds: i64) -> Value {
+    let moment = DateTime::<Utc>::from_timestamp_millis(at(seconds)).expect("a moment");
+    json!({ "until": moment.to_rfc3339() })
+}
+
+fn at(seconds: i64) -> i64 {
+    record(0).timestamp.expect("it has one") + 1_000 * seconds
+}
+
+async fn produce_at(world: &mut World, partition: i32, seconds: &[i64]) {
+    let producer = world.producer();
+    let records = seconds.iter().map(|seconds| {
+        let mut record = record(2);
+        record.timestamp = Some(at(*seconds));
+        (partition, record)
+    });
+    world.send(&producer, records.collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_landing_up_to_a_moment_leaves_later_records_to_later_runs() {
+    let mut world = World::new().await;
+    // A late one stands behind an early one; everything is early; everything is late.
+    produce_at(&mut world, 0, &[0, 10, 30, 5, 40]).await;
+    produce_at(&mut world, 1, &[1, 2, 3]).await;
+    produce_at(&mut world, 2, &[50, 60]).await;
+    let land = async |run, with: Value| {
+        let output = world.try_once(&world.kind(), run, with).await;
+        let output = output.expect("it lands");
+        let partitions = output["partitions"].as_array().expect("a list");
+        let number = |value: &Value| value.as_i64().expect("a number");
+        let pairs = partitions
+            .iter()
+            .map(|one| (number(&one["records"]), number(&one["lag"])));
+        pairs.collect::<Vec<_>>()
+    };
+    assert_eq!(land(1, until(20)).await, [(2, 3), (3, 0), (0, 2)]);
+    assert_eq!(land(2, until(20)).await, [(0, 3), (0, 0), (0, 2)]);
+    // The late one lands with the record that it stands behind; the moment itself is too late.
+    assert_eq!(land(3, until(40)).await, [(2, 1), (0, 0), (0, 2)]);
+    // Of a run with an earlier moment than another had, which comes afterwards, nothing is left.
+    assert_eq!(land(4, until(10)).await, [(0, 1), (0, 0), (0, 2)]);
+    assert_eq!(land(5, json!({})).await, [(1, 0), (0, 0), (2, 0)]);
+    world.assert_each_record_landed_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_before_a_moment_are_decided_once() {
+    let mut world = World::new().await;
+    produce_at(&mut world, 0, &[0, 10]).await;
+    let dying = world.kind().observed_by(StopAt::nth(Step::PlanFrozen, 1));
+    world
+        .try_once(&dying, 1, until(20))
+        .await
+        .expect_err("the test stops it");
+    produce_at(&mut world, 0, &[11, 12]).await;
+    for (run, records) in [(1, 2), (2, 2)] {
+        let output = world.try_once(&world.kind(), run, until(20)).await;
+        assert_eq!(output.expect("it lands")["records"], json!(records));
+    }
+    world.assert_each_record_landed_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_landing_says_how_far_it_is() {
+    let mut world = World::new().await;
+    world.produce(300).await;
+    let (held, reached) = HoldAt::nth(Step::ObjectWritten, 3);
+    let kind = world.kind().observed_by(held.clone());
+    let (mut context, _said) = context(1, world.ledger.of_instance(1));
+    let (log, mut lines) = Log::channel(100);
+    context.log = log;
+    let mut with = small_chunks();
+    for (name, value) in [("topic", world.topic.as_str()), ("bucket", BUCKET)] {
+        with[name] = json!(value);
+    }
+    let landing = kind.run(&context, with.as_object().expect("a table").clone());
+    let watching = async {
+        reached.await.expect("it comes there");
+        let line = loop {
+            let (_, _, line) = lines.recv().await.expect("the landing is held");
+            if line.starts_with("read ") {
+                break line;
+            }
+        };
+        held.let_go();
+        line
+    };
+    let (landed, line) = tokio::join!(landing, watching);
+    landed.expect("it lands");
+    assert!(line.contains(" % of 300 offsets, "), "{line}");
+    assert!(line.contains(" objects ("), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,15 +70,11 @@ impl World {
             .await
             .expect("the broker starts");
         let brokers = broker.brokers();
-        Self::with_topic(brokers, Some(broker), "pins", partitions).await
+        Self::over(brokers, Some(broker), "pins", partitions).await
     }
 
     /// An installation over a broker that runs already; its topic is this test's alone.
-    pub(crate) async fn over(brokers: String, broker: Option<Broker>, topic: &str) -> Self {
-        Self::with_topic(brokers, broker, topic, PARTITIONS).await
-    }
-
-    async fn with_topic(
+    pub(crate) async fn over(
         brokers: String,
         broker: Option<Broker>,
         topic: &str,
