@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::landing::{ChunkLimits, encoder::ROW_GROUP_BYTES};
 
@@ -37,6 +37,7 @@ pub(super) struct Memory {
     pub(super) readers: usize,
     /// What each client may read ahead, in kilobytes.
     pub(super) ahead_kb: u64,
+    comparing: Mutex<()>,
 }
 
 /// What is set aside for one object. Given back when dropped.
@@ -57,7 +58,13 @@ impl Memory {
             one_kb: kilobytes(one_kb(limits)).min(objects_kb),
             readers: usize::try_from(readers).unwrap_or(1),
             ahead_kb: (ahead_kb / readers).clamp(AHEAD_OF_ONE_KB.0, AHEAD_OF_ONE_KB.1),
+            comparing: Mutex::new(()),
         }
+    }
+
+    /// Waits until nobody else compares two objects: both are in memory as a whole then, and not counted.
+    pub(super) async fn comparing(&self) -> MutexGuard<'_, ()> {
+        self.comparing.lock().await
     }
 
     /// Waits until there is room for one more object; `None` when the landing is over.

@@ -372,7 +372,7 @@ impl KafkaToS3 {
         while let Some(chunk) = encoded.recv().await {
             self.observer.reached(Step::ChunkRead).await?;
             landed.tail = Some(chunk.tail.clone());
-            let object = write_chunk(store, plan, partition, chunk).await?;
+            let object = write_chunk(store, plan, partition, chunk, &shared.memory).await?;
             shared.progress.wrote(object.bytes);
             landed.range.records += object.records;
             landed.objects.push(object);
@@ -638,6 +638,7 @@ async fn write_chunk(
     plan: &Plan,
     partition: i32,
     chunk: Chunk,
+    memory: &Memory,
 ) -> Result<LandedObject, Failure> {
     let own_key = object_key(
         &plan.prefix,
@@ -669,6 +670,7 @@ async fn write_chunk(
             Ok(Written::AlreadyThere) if is_young(store, &at).await? => return Ok(own(key)),
             Ok(Written::AlreadyThere) => {}
             Err(s3::Error::Conflict { .. }) => {
+                let _alone = memory.comparing().await;
                 let stored = store.get(&at).await?;
                 let found = stored.clone();
                 let ours = chunk.body.clone();
