@@ -25,13 +25,13 @@ const RECORDS: &str = include_str!("../../data/pins.ndjson");
 const TOPIC: &str = "pins";
 
 /// A store, the shipped datasets and reports, and landed messages.
-struct House {
-    server: S3,
-    store: ObjectStore,
+pub(crate) struct House {
+    pub(crate) server: S3,
+    pub(crate) store: ObjectStore,
 }
 
 impl House {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = S3::start().await;
         let store = ObjectStore::connect(server.settings()).await;
         store
@@ -42,7 +42,7 @@ impl House {
     }
 
     /// Lands messages as `kafka_to_s3` does, `per_object` to an object; gives the manifest's address.
-    async fn land(
+    pub(crate) async fn land(
         &self,
         plan: &str,
         first: i64,
@@ -111,7 +111,7 @@ impl House {
         run(&Clean::new(self.store.clone(), Arc::new(catalog)), with).await
     }
 
-    async fn query(&self, sql: &str) -> Result<Vec<Map<String, Value>>, Failure> {
+    pub(crate) async fn query(&self, sql: &str) -> Result<Vec<Map<String, Value>>, Failure> {
         let rows = query::run(&self.store, &self.datasets(), sql).await?;
         Ok(query::row_objects(&rows).expect("the rows can be shown"))
     }
@@ -131,7 +131,7 @@ impl House {
             .expect("it is a manifest")
     }
 
-    async fn keys(&self, prefix: &str) -> Vec<String> {
+    pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
         self.store
             .list(&Location::new("lake", prefix))
             .await
@@ -149,7 +149,7 @@ fn logical_date() -> DateTime<Utc> {
         .expect("a date")
 }
 
-async fn run(kind: &dyn Kind, with: Value) -> Result<Value, Failure> {
+pub(crate) async fn run(kind: &dyn Kind, with: Value) -> Result<Value, Failure> {
     let (log, mut lines) = Log::channel(16);
     let drain = tokio::spawn(async move { while lines.recv().await.is_some() {} });
     let context = Context {
@@ -234,7 +234,7 @@ fn malformed() -> Vec<Option<Vec<u8>>> {
 }
 
 /// 200 posts, 40 of them a second time, 5 malformed messages in between.
-fn demo() -> Vec<Option<Vec<u8>>> {
+pub(crate) fn demo() -> Vec<Option<Vec<u8>>> {
     let mut messages = pins();
     messages.extend(malformed());
     messages.extend(pins().into_iter().take(40));

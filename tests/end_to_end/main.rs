@@ -8,6 +8,7 @@ mod emulate;
 mod examples;
 mod harness;
 mod kinds;
+mod lake;
 mod main_job;
 mod notifications;
 mod object_store;

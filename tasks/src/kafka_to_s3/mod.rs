@@ -5,6 +5,8 @@
 //! reads the same offsets, writes the same bytes under the same keys and moves the cursor once.
 
 mod broker;
+mod memory;
+mod progress;
 mod range;
 mod request;
 
@@ -12,10 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     panic,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,13 +25,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 use tokio::{
     runtime::Handle,
-    sync::{OnceCell, Semaphore, mpsc},
+    sync::{OnceCell, mpsc},
     task::JoinHandle,
-    time::{Instant, interval_at, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    memory::Memory,
+    progress::Progress,
     range::{Chunk, Reader},
     request::Request,
 };
@@ -40,23 +41,13 @@ use crate::{
     Context, CursorMove, CursorPosition, DurableError, Failure, FailureClass, Field, KafkaSettings,
     Kind, Outcome, Outputs, Problem, S3Settings,
     landing::{
-        ChunkLimits, LandedObject, LandedRange, Manifest, Plan, PlannedRange, Tail,
+        LandedObject, LandedRange, Manifest, Plan, PlannedRange, Tail,
         columns::{self, Likeness},
         cursor_name, deleted_manifest_key, manifest_key, manifest_key_of, new_plan_id, object_key,
         other_object_key, plan_ranges, read,
     },
     s3::{self, Location, ObjectStore, Written},
 };
-
-/// Partitions that are read at the same time. Each has a client of its own, which costs threads and not much memory.
-const PARTITIONS_AT_ONCE: usize = 64;
-/// What all chunks of a landing, before compression, may take from the first record to the written object.
-const CHUNK_MEMORY: u64 = 192 * 1024 * 1024;
-/// One chunk is filled while another is written, whatever their size.
-const FEWEST_CHUNKS: u64 = 2;
-/// What all clients of a landing may read ahead, in kilobytes, and what one of them does at least and at most.
-const AHEAD_KB: u64 = 64 * 1024;
-const AHEAD_OF_ONE_KB: (u64, u64) = (1024, 16 * 1024);
 
 /// Names that are tried for one object.
 const MOST_NAMES: u32 = 8;
@@ -159,7 +150,7 @@ impl KafkaToS3 {
         let manifest = self
             .commit(context, store, &plan, &manifest_at, landed)
             .await?;
-        let lag_left = self.tell_kafka(context, &plan, &stop).await;
+        let lag = self.tell_kafka(context, &plan, &stop).await;
         context
             .log
             .say(format!(
@@ -170,7 +161,7 @@ impl KafkaToS3 {
             ))
             .await;
         Ok(Outcome::Success {
-            output: output(&manifest, &manifest_at, lag_left),
+            output: output(&manifest, &manifest_at, lag.as_ref()),
         })
     }
 
@@ -243,7 +234,8 @@ impl KafkaToS3 {
             .map(|(partition, position)| (partition, position.next))
             .collect();
         let (kafka, topic, stop) = (self.kafka.clone(), request.topic.clone(), stop.clone());
-        let bounds = blocking(move || broker::bounds(&kafka, &topic, &stop)).await?;
+        let until = request.until;
+        let bounds = blocking(move || broker::bounds(&kafka, &topic, until, &stop)).await?;
         let ranges = plan_ranges(
             &request.topic,
             &bounds,
@@ -297,20 +289,20 @@ impl KafkaToS3 {
         plan: &Plan,
         stop: &CancellationToken,
     ) -> Result<Manifest, Failure> {
-        let readers = plan.ranges.iter().filter(|range| !range.is_empty()).count();
-        let readers = readers.clamp(1, PARTITIONS_AT_ONCE) as u64;
+        let progress = Arc::new(Progress::of(plan));
+        let memory = Memory::new(request.memory_mb, plan.chunk, progress.partitions());
+        let at_once = memory.readers;
         let shared = Shared {
-            done: Arc::new(AtomicU64::new(0)),
-            memory: Arc::new(Semaphore::new(chunks_in_memory(plan.chunk))),
-            ahead_kb: (AHEAD_KB / readers).clamp(AHEAD_OF_ONE_KB.0, AHEAD_OF_ONE_KB.1),
+            progress: Arc::clone(&progress),
+            memory: Arc::new(memory),
         };
         let landing = pin!(
             stream::iter(plan.ranges.clone())
                 .map(|range| self.land_range(store, request, plan, range, stop, &shared))
-                .buffer_unordered(PARTITIONS_AT_ONCE)
+                .buffer_unordered(at_once)
                 .try_collect::<Vec<_>>()
         );
-        let landed = with_progress(context, plan, &shared.done, landing).await?;
+        let landed = progress::told(context, &progress, landing).await?;
         self.observer.reached(Step::ObjectsWritten).await?;
         let (mut ranges, mut objects, mut tails) = (Vec::new(), Vec::new(), Vec::new());
         for partition in landed {
@@ -369,11 +361,10 @@ impl KafkaToS3 {
             when_deleted: request.when_deleted,
             tail: earlier_tail,
             memory: Arc::clone(&shared.memory),
-            ahead_kb: shared.ahead_kb,
             runtime: Handle::current(),
             observer: Arc::clone(&self.observer),
             stop: stop.clone(),
-            done: Arc::clone(&shared.done),
+            progress: Arc::clone(&shared.progress),
         };
         // The chunks of all partitions that are filled, wait here or are written share the landing's memory.
         let (chunks, mut encoded) = mpsc::channel(1);
@@ -381,7 +372,8 @@ impl KafkaToS3 {
         while let Some(chunk) = encoded.recv().await {
             self.observer.reached(Step::ChunkRead).await?;
             landed.tail = Some(chunk.tail.clone());
-            let object = write_chunk(store, plan, partition, chunk).await?;
+            let object = write_chunk(store, plan, partition, chunk, &shared.memory).await?;
+            shared.progress.wrote(object.bytes);
             landed.range.records += object.records;
             landed.objects.push(object);
             self.observer.reached(Step::ObjectWritten).await?;
@@ -481,35 +473,37 @@ impl KafkaToS3 {
         Ok(())
     }
 
-    /// Commits the offsets for lag tools, and asks how much came meanwhile. Nothing depends on either.
+    /// Commits the offsets for lag tools, and asks how much every partition has behind the plan. Nothing depends on either.
     async fn tell_kafka(
         &self,
         context: &Context,
         plan: &Plan,
         stop: &CancellationToken,
-    ) -> Option<i64> {
-        let (kafka, plan, stop) = (self.kafka.clone(), plan.clone(), stop.clone());
-        let telling = blocking(move || broker::commit_and_lag(&kafka, &plan, &stop));
-        match timeout(COURTESY, telling).await {
-            Ok(Ok(lag)) => Some(lag),
-            Ok(Err(failure)) => {
+    ) -> Option<BTreeMap<i32, i64>> {
+        let (kafka, planned, stop) = (self.kafka.clone(), plan.clone(), stop.clone());
+        let asking = blocking(move || broker::lag(&kafka, &planned, &stop));
+        let (kafka, planned) = (self.kafka.clone(), plan.clone());
+        let telling = blocking(move || broker::commit(&kafka, &planned));
+        let (lag, told) = tokio::join!(courteously(asking), courteously(telling));
+        for (answer, what) in [
+            (lag.as_ref().err(), "what is left in the topic is not known"),
+            (told.as_ref().err(), "lag tools were not told"),
+        ] {
+            if let Some(failure) = answer {
                 context
                     .log
-                    .say(format!(
-                        "the landing is complete; lag tools were not told: {failure}"
-                    ))
+                    .say(format!("the landing is complete; {what}: {failure}"))
                     .await;
-                None
-            }
-            Err(_) => {
-                context
-                    .log
-                    .say("the landing is complete; lag tools were not told: the broker is too slow")
-                    .await;
-                None
             }
         }
+        lag.ok()
     }
+}
+
+/// Waits for what nothing depends on, and not for long.
+async fn courteously<T>(asking: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let slow = |_| Failure::retryable("the broker is too slow");
+    timeout(COURTESY, asking).await.map_err(slow)?
 }
 
 #[async_trait]
@@ -537,11 +531,11 @@ impl Kind for KafkaToS3 {
             ("objects", "Objects written."),
             (
                 "partitions",
-                "A list of `{partition, start, end, records}`; `end` is exclusive. Null for more than 1,000 partitions.",
+                "A list of `{partition, start, end, records, lag}`: offsets from `start` to before `end`, and how many the partition had from `end` on when the task ended. Null for more than 1,000 partitions.",
             ),
             (
                 "lag_left",
-                "Offsets that came after the plan was made; null when the broker did not say.",
+                "The `lag` of all partitions: offsets that came after the plan was made, or that it left to later runs. Null when the broker did not say.",
             ),
         ])
     }
@@ -562,11 +556,8 @@ impl Kind for KafkaToS3 {
 
 /// What all partitions of a landing share.
 struct Shared {
-    /// Records read so far.
-    done: Arc<AtomicU64>,
-    /// One permit for every chunk that may be in memory.
-    memory: Arc<Semaphore>,
-    ahead_kb: u64,
+    progress: Arc<Progress>,
+    memory: Arc<Memory>,
 }
 
 /// Who wrote the objects.
@@ -582,13 +573,6 @@ struct LandedPartition {
     range: LandedRange,
     objects: Vec<LandedObject>,
     tail: Option<Tail>,
-}
-
-/// How many chunks may be in memory at once.
-fn chunks_in_memory(limits: ChunkLimits) -> usize {
-    let chunks =
-        (CHUNK_MEMORY / limits.bytes.max(1)).clamp(FEWEST_CHUNKS, PARTITIONS_AT_ONCE as u64);
-    usize::try_from(chunks).unwrap_or(PARTITIONS_AT_ONCE)
 }
 
 /// The record that ends every partition, from the manifests of the plans that moved the cursor to where it stands.
@@ -654,6 +638,7 @@ async fn write_chunk(
     plan: &Plan,
     partition: i32,
     chunk: Chunk,
+    memory: &Memory,
 ) -> Result<LandedObject, Failure> {
     let own_key = object_key(
         &plan.prefix,
@@ -685,6 +670,7 @@ async fn write_chunk(
             Ok(Written::AlreadyThere) if is_young(store, &at).await? => return Ok(own(key)),
             Ok(Written::AlreadyThere) => {}
             Err(s3::Error::Conflict { .. }) => {
+                let _alone = memory.comparing().await;
                 let stored = store.get(&at).await?;
                 let found = stored.clone();
                 let ours = chunk.body.clone();
@@ -728,44 +714,26 @@ fn compare(ours: &[u8], stored: &[u8], span: (i64, i64)) -> Option<(Likeness, u6
     Some((likeness, stored.height() as u64))
 }
 
-/// Waits for `landing` and writes a line after a second and then every five.
-async fn with_progress<T>(
-    context: &Context,
-    plan: &Plan,
-    done: &AtomicU64,
-    mut landing: std::pin::Pin<&mut impl Future<Output = T>>,
-) -> T {
-    let total: i64 = plan
-        .ranges
-        .iter()
-        .map(|range| range.end - range.start)
-        .sum();
-    let began = Instant::now();
-    let mut ticks = interval_at(began + Duration::from_secs(1), Duration::from_secs(5));
-    loop {
-        tokio::select! {
-            biased;
-            landed = &mut landing => return landed,
-            now = ticks.tick() => {
-                let records = done.load(Ordering::Relaxed);
-                let seconds = now.duration_since(began).as_secs_f64();
-                #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-                let rate = records as f64 / seconds;
-                context.log.say(format!("read {records} records of at most {total} offsets, {rate:.0} a second")).await;
-            }
-        }
-    }
-}
-
-fn output(manifest: &Manifest, at: &Location, lag_left: Option<i64>) -> Value {
-    let listed = (manifest.ranges.len() <= MOST_LISTED).then_some(&manifest.ranges);
+fn output(manifest: &Manifest, at: &Location, lag: Option<&BTreeMap<i32, i64>>) -> Value {
+    let listed = (manifest.ranges.len() <= MOST_LISTED).then(|| {
+        let with_lag = |range: &LandedRange| {
+            json!({
+                "partition": range.partition,
+                "start": range.start,
+                "end": range.end,
+                "records": range.records,
+                "lag": lag.and_then(|lag| lag.get(&range.partition)),
+            })
+        };
+        manifest.ranges.iter().map(with_lag).collect::<Vec<_>>()
+    });
     json!({
         "manifest": at.to_string(),
         "records": manifest.records,
         "bytes": manifest.bytes,
         "objects": manifest.objects.len(),
         "partitions": listed,
-        "lag_left": lag_left,
+        "lag_left": lag.map(|lag| lag.values().sum::<i64>()),
     })
 }
 

@@ -1,15 +1,13 @@
 //! Reads one planned range and cuts it into encoded objects. Everything here blocks, on a thread of its own.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::future::{Either, select};
+use polars::prelude::PolarsError;
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -17,19 +15,22 @@ use rdkafka::{
     message::{BorrowedMessage, Headers},
     types::RDKafkaErrorCode,
 };
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc::Sender},
-};
+use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tokio_util::sync::CancellationToken;
 
-use super::{Observer, Step, broker, stopped};
+use super::{
+    Observer, Step,
+    broker::{self, Listener},
+    memory::{Held, Memory},
+    progress::Progress,
+    stopped,
+};
 use crate::{
     Failure, KafkaSettings,
     kafka::{self, PATIENCE, Trouble},
     landing::{
-        ChunkLimits, Chunker, Cut, PlanError, PlannedRange, Tail, WhenDeleted,
-        columns::{self, Columns, Record},
+        ChunkLimits, Chunker, Cut, PlanError, PlannedRange, Tail, WhenDeleted, columns::Record,
+        encoder::Encoder,
     },
     s3,
 };
@@ -60,7 +61,7 @@ pub(super) struct Chunk {
     /// The last record.
     pub(super) tail: Tail,
     /// The share of the landing's memory that this chunk takes until its object is written.
-    pub(super) _memory: OwnedSemaphorePermit,
+    pub(super) _memory: Held,
 }
 
 /// Reads one range of a plan.
@@ -72,21 +73,19 @@ pub(super) struct Reader {
     pub(super) when_deleted: WhenDeleted,
     /// The record that was landed last, if any was.
     pub(super) tail: Option<Tail>,
-    /// One permit for every chunk that may be in memory, of all readers together.
-    pub(super) memory: Arc<Semaphore>,
-    /// What the client may read ahead, in kilobytes.
-    pub(super) ahead_kb: u64,
+    /// Shared by all readers.
+    pub(super) memory: Arc<Memory>,
     pub(super) runtime: Handle,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) stop: CancellationToken,
-    /// Counts the records of all readers of a landing.
-    pub(super) done: Arc<AtomicU64>,
+    /// Told by all readers of a landing.
+    pub(super) progress: Arc<Progress>,
 }
 
 /// A chunk that is being filled.
 struct Open {
-    columns: Columns,
-    memory: OwnedSemaphorePermit,
+    object: Encoder,
+    memory: Held,
 }
 
 /// Where a reader stands.
@@ -118,7 +117,7 @@ impl Reader {
     /// Sends every chunk of the range. Answers the offset at which it began: the planned one, or a later one where
     /// retention deleted records and the task says to go on.
     pub(super) fn read(&self, chunks: &Sender<Chunk>) -> Result<i64, Failure> {
-        let consumer = broker::reader(&self.kafka, &self.topic, self.ahead_kb)?;
+        let consumer = broker::reader(&self.kafka, &self.topic, self.memory.ahead_kb)?;
         let (low, _) = self.bounds(&consumer)?;
         let start = self.start(low)?;
         let expected = self
@@ -201,7 +200,7 @@ impl Reader {
     /// Waits for the next event; takes the record if it is one of ours, and closes the chunk if it is full.
     fn poll(
         &self,
-        consumer: &BaseConsumer,
+        consumer: &BaseConsumer<Listener>,
         reading: &mut Reading,
         chunks: &Sender<Chunk>,
     ) -> Result<Event, Failure> {
@@ -221,7 +220,7 @@ impl Reader {
                         Some(open) => open,
                         none => none.insert(self.open()?),
                     };
-                    open.columns.push(&record);
+                    open.object.push(&record).map_err(not_written)?;
                     reading.unreported += 1;
                     if reading.chunker.take(record.payload_bytes()) == Cut::Close
                         && let Some(open) = reading.open.take()
@@ -246,6 +245,9 @@ impl Reader {
                     }
                 }
             }
+            Some(Err(_)) if let Some(said) = consumer.context().too_large() => {
+                Err(self.too_large(reading.next, &said))
+            }
             // The client reconnects by itself.
             Some(Err(error)) if kafka::trouble(&error) == Trouble::Away => Ok(Event::Away),
             Some(Err(error)) => Err(kafka::failure(
@@ -258,7 +260,8 @@ impl Reader {
 
     /// Counts what was read, and looks whether the try goes on. Not for every record: all readers share both.
     fn report(&self, reading: &mut Reading) -> Result<(), Failure> {
-        self.done.fetch_add(reading.unreported, Ordering::Relaxed);
+        self.progress
+            .read(self.range.partition, reading.unreported, reading.next);
         reading.unreported = 0;
         if self.stop.is_cancelled() {
             Err(stopped())
@@ -289,47 +292,36 @@ impl Reader {
 
     /// Begins a chunk as soon as there is memory for one more.
     fn open(&self) -> Result<Open, Failure> {
-        let free = std::pin::pin!(Arc::clone(&self.memory).acquire_owned());
+        let room = std::pin::pin!(self.memory.room());
         let stopped_waiting = std::pin::pin!(self.stop.cancelled());
-        let memory = match self.runtime.block_on(select(free, stopped_waiting)) {
-            Either::Left((Ok(memory), _)) => memory,
-            Either::Left((Err(_), _)) | Either::Right(_) => return Err(stopped()),
+        let memory = match self.runtime.block_on(select(room, stopped_waiting)) {
+            Either::Left((Some(memory), _)) => memory,
+            Either::Left((None, _)) | Either::Right(_) => return Err(stopped()),
         };
         self.runtime
             .block_on(self.observer.reached(Step::ChunkBegun))?;
         Ok(Open {
-            columns: Columns::default(),
+            object: Encoder::new().map_err(not_written)?,
             memory,
         })
     }
 
     fn close(&self, mut open: Open, chunks: &Sender<Chunk>) -> Result<(), Failure> {
-        let Some((first_offset, last_offset)) = open.columns.span() else {
+        let Some(object) = open.object.finish().map_err(not_written)? else {
             return Ok(());
         };
-        let Some(last) = open.columns.last() else {
-            return Ok(());
-        };
-        let tail = Tail {
-            partition: self.range.partition,
-            offset: last.offset,
-            sha256: last.fingerprint(),
-        };
-        let records = open.columns.len() as u64;
-        let body = open
-            .columns
-            .finish()
-            .and_then(columns::encode)
-            .map_err(|error| {
-                Failure::permanent(format!("records cannot be written as Parquet: {error}"))
-            })?;
+        open.memory.shrink_to(object.body.len());
         let chunk = Chunk {
-            first_offset,
-            last_offset,
-            records,
-            sha256: s3::sha256(&body),
-            body: Bytes::from(body),
-            tail,
+            first_offset: object.first_offset,
+            last_offset: object.last.offset,
+            records: object.records,
+            sha256: s3::sha256(&object.body),
+            body: Bytes::from(object.body),
+            tail: Tail {
+                partition: self.range.partition,
+                offset: object.last.offset,
+                sha256: object.last.fingerprint,
+            },
             _memory: open.memory,
         };
         // Nobody receives any more once the try has ended.
@@ -347,7 +339,7 @@ impl Reader {
     }
 
     /// Checks that the log still reaches the planned end.
-    fn confirm_end(&self, consumer: &BaseConsumer) -> Result<(), Failure> {
+    fn confirm_end(&self, consumer: &BaseConsumer<Listener>) -> Result<(), Failure> {
         let (_, high) = self.bounds(consumer)?;
         if high >= self.range.end {
             return Ok(());
@@ -360,7 +352,7 @@ impl Reader {
         .with_hint("if the topic was deleted and created again, land it under another `prefix`"))
     }
 
-    fn bounds(&self, consumer: &BaseConsumer) -> Result<(i64, i64), Failure> {
+    fn bounds(&self, consumer: &BaseConsumer<Listener>) -> Result<(i64, i64), Failure> {
         broker::watermarks(
             &self.kafka,
             consumer,
@@ -379,7 +371,19 @@ impl Reader {
         Failure::permanent(error.to_string()).with_hint(error.hint())
     }
 
-    fn assign(&self, consumer: &BaseConsumer, next: i64) -> Result<(), Failure> {
+    fn too_large(&self, offset: i64, said: &str) -> Failure {
+        Failure::permanent(format!(
+            "the record at offset {offset} of partition {} of topic `{}`, or the batch that it came in, is larger than the \
+             Kafka client takes: {said}",
+            self.range.partition, self.topic
+        ))
+        .with_hint(
+            "set a larger `receive.message.max.bytes` in `kafka.properties`; the worker needs about six times the record's size \
+             in memory",
+        )
+    }
+
+    fn assign(&self, consumer: &BaseConsumer<Listener>, next: i64) -> Result<(), Failure> {
         let mut position = TopicPartitionList::with_capacity(1);
         position
             .add_partition_offset(&self.topic, self.range.partition, Offset::Offset(next))
@@ -388,6 +392,10 @@ impl Reader {
                 kafka::failure(&self.kafka, &format!("read topic `{}`", self.topic), &error)
             })
     }
+}
+
+fn not_written(error: PolarsError) -> Failure {
+    Failure::permanent(format!("records cannot be written as Parquet: {error}"))
 }
 
 fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {

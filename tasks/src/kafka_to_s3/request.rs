@@ -1,7 +1,9 @@
 //! The `with` table of `kafka_to_s3`, parsed once.
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
+use super::memory;
 use crate::{
     Failure, Field, FieldType, Presence, Problem,
     landing::{ChunkLimits, WhenDeleted},
@@ -52,6 +54,20 @@ pub(super) const FIELDS: &[Field] = &[
         doc: "An object is closed by the record that reaches this count.",
     },
     Field {
+        name: "memory_mb",
+        field_type: FieldType::Integer,
+        presence: Presence::Optional { default: "256" },
+        doc: "What the records under way may take in memory: read ahead, encoded, not yet written. Objects are the same whatever it is.",
+    },
+    Field {
+        name: "until",
+        field_type: FieldType::Text,
+        presence: Presence::Optional {
+            default: "the end of the topic",
+        },
+        doc: "A moment such as `{{ data_interval_end }}`: each partition is landed up to its first record whose timestamp is not before it.",
+    },
+    Field {
         name: "when_deleted",
         field_type: FieldType::Text,
         presence: Presence::Optional { default: "fail" },
@@ -67,6 +83,8 @@ pub(super) struct Request {
     pub(super) prefix: String,
     pub(super) max_records: Option<u64>,
     pub(super) chunk: ChunkLimits,
+    pub(super) memory_mb: u64,
+    pub(super) until: Option<DateTime<Utc>>,
     pub(super) when_deleted: WhenDeleted,
 }
 
@@ -85,7 +103,6 @@ impl Request {
             text(name).ok_or_else(|| Failure::permanent(format!("`{name}` is missing")))
         };
         let topic = required("topic")?;
-        let defaults = ChunkLimits::default();
         Ok(Self {
             bucket: required("bucket")?,
             prefix: text("prefix")
@@ -93,10 +110,9 @@ impl Request {
                 .trim_matches('/')
                 .to_owned(),
             max_records: number(with, "max_records"),
-            chunk: ChunkLimits {
-                bytes: number(with, "max_chunk_bytes").unwrap_or(defaults.bytes),
-                records: number(with, "max_chunk_records").unwrap_or(defaults.records),
-            },
+            chunk: limits(with),
+            memory_mb: number(with, "memory_mb").unwrap_or(memory::DEFAULT_MB),
+            until: text("until").as_deref().and_then(moment),
             when_deleted: match text("when_deleted").as_deref() {
                 Some("continue") => WhenDeleted::Continue,
                 _ => WhenDeleted::Fail,
@@ -128,6 +144,15 @@ pub(super) fn check(with: &Map<String, Value>) -> Vec<Problem> {
             );
         }
     }
+    if with
+        .get("memory_mb")
+        .is_none_or(|value| !is_template(value))
+        && with
+            .get("max_chunk_bytes")
+            .is_none_or(|value| !is_template(value))
+    {
+        check_memory(with, &mut refuse);
+    }
     let plain = |name: &str| {
         with.get(name)
             .filter(|value| !is_template(value))
@@ -153,6 +178,15 @@ pub(super) fn check(with: &Map<String, Value>) -> Vec<Problem> {
             "the name alone, without `s3://` and without a path",
         );
     }
+    if let Some(text) = plain("until")
+        && moment(text).is_none()
+    {
+        refuse(
+            "until",
+            format!("expected a moment such as `2026-01-01T00:00:00Z`, found `{text}`"),
+            "`{{ data_interval_end }}` lands what belongs to the run's data interval and to those before it",
+        );
+    }
     if let Some(word) = plain("when_deleted")
         && !matches!(word, "fail" | "continue")
     {
@@ -163,6 +197,46 @@ pub(super) fn check(with: &Map<String, Value>) -> Vec<Problem> {
         );
     }
     problems
+}
+
+fn check_memory(with: &Map<String, Value>, refuse: &mut impl FnMut(&str, String, &str)) {
+    let asked = match (with.get("memory_mb"), number(with, "memory_mb")) {
+        (None, _) => memory::DEFAULT_MB,
+        (Some(_), Some(asked)) if (memory::LEAST_MB..=memory::MOST_MB).contains(&asked) => asked,
+        (Some(found), _) => {
+            let (least, most) = (memory::LEAST_MB, memory::MOST_MB);
+            return refuse(
+                "memory_mb",
+                format!("`memory_mb` must be from {least} to {most}, found {found}"),
+                "leave it out for the default",
+            );
+        }
+    };
+    let needed = memory::least_mb(limits(with));
+    if asked < needed {
+        refuse(
+            "memory_mb",
+            format!(
+                "objects of `max_chunk_bytes` = {} need a `memory_mb` of {needed} at least, it is {asked}",
+                limits(with).bytes
+            ),
+            "make objects smaller, or `memory_mb` larger",
+        );
+    }
+}
+
+fn limits(with: &Map<String, Value>) -> ChunkLimits {
+    let defaults = ChunkLimits::default();
+    ChunkLimits {
+        bytes: number(with, "max_chunk_bytes").unwrap_or(defaults.bytes),
+        records: number(with, "max_chunk_records").unwrap_or(defaults.records),
+    }
+}
+
+/// A moment in RFC 3339, as templates give it.
+fn moment(text: &str) -> Option<DateTime<Utc>> {
+    let moment = DateTime::parse_from_rfc3339(text.trim()).ok()?;
+    Some(moment.with_timezone(&Utc))
 }
 
 /// A whole number above 0; a template may have rendered it as text.
@@ -200,6 +274,8 @@ mod tests {
                 prefix: "raw/pins".to_owned(),
                 max_records: None,
                 chunk: ChunkLimits::default(),
+                memory_mb: 256,
+                until: None,
                 when_deleted: WhenDeleted::Fail,
             }
         );
@@ -209,13 +285,53 @@ mod tests {
     fn a_wrong_value_is_found_before_the_task_runs_unless_it_is_a_template() {
         let wrong = json!({
             "topic": "pins/today", "bucket": "s3://lake", "max_records": 0, "max_chunk_bytes": "{{ params.bytes }}",
-            "when_deleted": "ignore",
+            "memory_mb": 8, "until": "yesterday", "when_deleted": "ignore",
         });
         let fields: Vec<_> = check(&table(&wrong))
             .into_iter()
             .filter_map(|problem| problem.field)
             .collect();
-        assert_eq!(fields, ["max_records", "topic", "bucket", "when_deleted"]);
+        assert_eq!(
+            fields,
+            ["max_records", "topic", "bucket", "until", "when_deleted"]
+        );
+    }
+
+    #[test]
+    fn memory_that_does_not_hold_an_object_is_refused() {
+        let messages = |with: &Value| -> Vec<String> {
+            check(&table(with))
+                .into_iter()
+                .map(|problem| problem.message)
+                .collect()
+        };
+        let with = |memory: Value, bytes: u64| json!({ "topic": "pins", "bucket": "lake", "memory_mb": memory, "max_chunk_bytes": bytes });
+        assert_eq!(
+            messages(&with(json!(8), 1_000)),
+            ["`memory_mb` must be from 64 to 1048576, found 8"]
+        );
+        assert_eq!(
+            messages(&with(json!(256), 300_000_000)),
+            [
+                "objects of `max_chunk_bytes` = 300000000 need a `memory_mb` of 337 at least, it is 256"
+            ]
+        );
+        assert!(messages(&with(json!("337"), 300_000_000)).is_empty());
+        assert!(messages(&with(json!("{{ params.mb }}"), 300_000_000)).is_empty());
+        // What a template rendered is checked before the task runs.
+        assert!(Request::parse(&table(&with(json!("336"), 300_000_000))).is_err());
+    }
+
+    #[test]
+    fn a_moment_is_read_as_a_template_renders_it() {
+        let with =
+            json!({ "topic": "pins", "bucket": "lake", "until": "2026-01-01T02:00:00.5+01:00" });
+        let request = Request::parse(&table(&with)).expect("it is complete");
+        let until = request.until.expect("a moment");
+        assert_eq!(until.to_rfc3339(), "2026-01-01T01:00:00.500+00:00");
+        let template =
+            json!({ "topic": "pins", "bucket": "lake", "until": "{{ data_interval_end }}" });
+        assert!(check(&table(&template)).is_empty());
     }
 
     #[test]

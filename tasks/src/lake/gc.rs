@@ -2,7 +2,8 @@
 //! them, and so does a partition that was cleaned again.
 //!
 //! This file never deletes what any manifest names, nor what is young: a task that runs has written its objects and not
-//! yet its manifest. Objects are listed before the manifests are read, so a manifest that comes meanwhile is seen.
+//! yet its manifest. Objects are listed before the manifests are read, so a manifest that comes meanwhile is seen. What a
+//! partition held before it was cleaned again is as young as its manifest: somebody may still read by the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +33,7 @@ pub struct Found {
     pub folders: BTreeMap<String, usize>,
     /// Objects that a manifest names.
     pub named: u64,
-    /// Objects that no manifest names and that are younger than the limit.
+    /// Objects that no manifest names and that are younger than the limit, or were replaced since.
     pub young: u64,
     /// Objects that no manifest names.
     pub orphans: Vec<Listed>,
@@ -45,7 +46,7 @@ impl Found {
     }
 }
 
-/// Finds the orphans below `at` that were written before `before`. Nothing is changed.
+/// Finds the orphans below `at` that were written before `before`, and not replaced since. Nothing is changed.
 ///
 /// # Errors
 /// There is no manifest below `at`, one cannot be read, `before` is later than [`YOUNGEST`] allows, or the store does not
@@ -90,11 +91,20 @@ pub async fn find(
             .await?;
         named.extend(texts.into_iter().flatten());
     }
+    // After they were read: what is not named by what was read was replaced by then.
+    let mut replaced = BTreeMap::new();
+    for folder in &folders {
+        let manifests = Location::new(&root.bucket, format!("{folder}{MANIFESTS}"));
+        for manifest in store.objects(&manifests).await? {
+            replaced.insert(manifest.key, manifest.modified);
+        }
+    }
     for object in &objects {
         if named.contains(&object.key) {
             found.named += 1;
         } else if may_be_an_orphan(&object.key, &folders) {
-            if object.modified < before {
+            let since = manifest_of(&object.key, &folders).and_then(|key| replaced.get(&key));
+            if object.modified < before && since.is_none_or(|since| *since < before) {
                 found.orphans.push(object.clone());
             } else {
                 found.young += 1;
@@ -142,14 +152,29 @@ fn home(key: &str) -> Option<&str> {
 /// Whether a key is one that a landing or a `clean` task would write below the nearest of these folders. Anything else
 /// there is none of our business.
 fn may_be_an_orphan(key: &str, folders: &BTreeSet<&str>) -> bool {
-    let nearest = folders
-        .iter()
-        .filter_map(|folder| key.strip_prefix(folder))
-        .min_by_key(|rest| rest.len());
-    nearest.is_some_and(|rest| {
+    below(key, folders).is_some_and(|(_, rest)| {
         (rest.starts_with("dt=") && rest.ends_with(".parquet"))
             || (rest.starts_with("_dead_letters/") && rest.ends_with(".ndjson"))
     })
+}
+
+/// The nearest folder above a key, and the rest of it.
+fn below<'a>(key: &'a str, folders: &BTreeSet<&'a str>) -> Option<(&'a str, &'a str)> {
+    folders
+        .iter()
+        .filter_map(|folder| Some((*folder, key.strip_prefix(folder)?)))
+        .min_by_key(|(_, rest)| rest.len())
+}
+
+/// The key of the manifest of the partition to which `clean` wrote this object, if `clean` did.
+fn manifest_of(key: &str, folders: &BTreeSet<&str>) -> Option<String> {
+    let (folder, rest) = below(key, folders)?;
+    let partition = match rest.strip_prefix("_dead_letters/") {
+        Some(rest) => rest.split_once('/')?.0,
+        // After the partition's name comes a part of the checksum.
+        None => rest.split_once('/')?.1.rsplit_once('-')?.0,
+    };
+    Some(format!("{folder}{MANIFESTS}{partition}.json"))
 }
 
 /// Every text of a manifest: whatever a manifest of any kind mentions is kept.
@@ -196,6 +221,21 @@ mod tests {
         ] {
             assert_eq!(may_be_an_orphan(key, &folders), may, "{key}");
         }
+    }
+
+    #[test]
+    fn the_manifest_of_a_cleaned_object_is_known_by_its_name() {
+        let folders = BTreeSet::from(["clean/pins/"]);
+        for key in [
+            "clean/pins/dt=2026-01-01/20260101T000000Z-0123456789ab-fedcba987654.parquet",
+            "clean/pins/_dead_letters/20260101T000000Z-0123456789ab/0-1-fedcba987654.ndjson",
+        ] {
+            assert_eq!(
+                manifest_of(key, &folders).as_deref(),
+                Some("clean/pins/_manifests/20260101T000000Z-0123456789ab.json")
+            );
+        }
+        assert_eq!(manifest_of("clean/pins/notes.txt", &folders), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Records as columns: the shape of a landed Parquet object, verbatim, and the same bytes for the same records.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, io::Write};
 
 use polars::{polars_utils::compression::ZstdLevel, prelude::*};
 use polars_arrow::{
@@ -186,21 +186,25 @@ fn is_set<T: ViewType + ?Sized>(array: &mut MutableBinaryViewArray<T>, index: us
     array.validity().is_none_or(|bits| bits.get(index))
 }
 
-/// The bytes of an object. They depend on nothing but the records: no time, no threads.
+/// The bytes of an object of one row group. They depend on nothing but the records: no time, no threads.
 ///
 /// # Errors
 /// Polars cannot write the frame.
 pub fn encode(mut records: DataFrame) -> PolarsResult<Vec<u8>> {
     let mut body = Vec::new();
-    ParquetWriter::new(&mut body)
-        .with_compression(ParquetCompression::Zstd(Some(ZstdLevel::try_new(
-            ZSTD_LEVEL,
-        )?)))
-        .with_statistics(StatisticsOptions::empty())
+    writer(&mut body)?
         .with_row_group_size(Some(usize::MAX))
-        .set_parallel(false)
         .finish(&mut records)?;
     Ok(body)
+}
+
+/// How every object is written.
+pub(super) fn writer<W: Write>(to: W) -> PolarsResult<ParquetWriter<W>> {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL)?;
+    Ok(ParquetWriter::new(to)
+        .with_compression(ParquetCompression::Zstd(Some(level)))
+        .with_statistics(StatisticsOptions::empty())
+        .set_parallel(false))
 }
 
 /// How two objects with the records of the same stretch of a partition compare.

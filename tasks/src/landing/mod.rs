@@ -8,6 +8,8 @@
 mod chunk;
 #[cfg(feature = "polars")]
 pub mod columns;
+#[cfg(feature = "polars")]
+pub mod encoder;
 mod manifest;
 mod plan;
 #[cfg(all(feature = "s3", feature = "polars"))]

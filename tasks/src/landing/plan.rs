@@ -58,6 +58,9 @@ pub struct Bounds {
     pub low: i64,
     /// The last stable offset: everything before it is decided and may be read.
     pub high: i64,
+    /// The first offset whose timestamp is not before the time up to which the task lands; `None` where there is none, or
+    /// no such time.
+    pub until: Option<i64>,
 }
 
 /// What to do when retention deleted offsets before they were landed.
@@ -129,7 +132,7 @@ pub fn cursor_name(topic: &str, bucket: &str, prefix: &str) -> String {
     format!("landing:{topic}→{bucket}/{}", prefix.trim_matches('/'))
 }
 
-/// Decides what to land: from the cursor to the last stable offset. A topic that was never landed begins at its earliest
+/// Decides what to land: from the cursor to the last stable offset, or to the first record that is too late. A topic that was never landed begins at its earliest
 /// offset. A partition that came later began at 0, so what retention deleted of it before this landing is lost as well.
 /// All ranges together hold at most `max_records` offsets, shared fairly between the partitions.
 ///
@@ -160,7 +163,7 @@ pub fn plan_ranges(
             partition: bound.partition,
             cursor,
             start,
-            end: bound.high.max(start),
+            end: bound.high.min(bound.until.unwrap_or(i64::MAX)).max(start),
         });
     }
     if let Some((&partition, &next)) = cursor.iter().find(|(partition, next)| {
@@ -225,6 +228,7 @@ mod tests {
                 partition,
                 low: *low,
                 high: *high,
+                until: None,
             })
             .collect()
     }
@@ -274,6 +278,30 @@ mod tests {
         );
         let ranges = plan_ranges("pins", &bounds, &cursor, WhenDeleted::Continue, None);
         assert_eq!(ranges, Ok(vec![range(0, 22, 22, 25), range(1, 0, 7, 9)]));
+    }
+
+    #[test]
+    fn a_plan_ends_before_the_first_record_that_is_too_late() {
+        let mut bounds = bounds(&[(0, 90), (0, 90), (0, 90), (0, 90)]);
+        // Nothing is too late; some is; all that is left is; and so is what was landed already.
+        for (bound, until) in bounds.iter_mut().zip([None, Some(70), Some(50), Some(20)]) {
+            bound.until = until;
+        }
+        let cursor = (0..4).map(|partition| (partition, 50)).collect();
+        let ranges = plan_ranges("pins", &bounds, &cursor, WhenDeleted::Fail, None);
+        assert_eq!(
+            ranges,
+            Ok(vec![
+                range(0, 50, 50, 90),
+                range(1, 50, 50, 70),
+                range(2, 50, 50, 50),
+                range(3, 50, 50, 50),
+            ])
+        );
+        // A transaction that is open ends it earlier.
+        bounds[1].high = 60;
+        let ranges = plan_ranges("pins", &bounds, &cursor, WhenDeleted::Fail, None);
+        assert_eq!(ranges.expect("nothing is lost")[1], range(1, 50, 50, 60));
     }
 
     #[test]

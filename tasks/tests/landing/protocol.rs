@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use pinwheel_tasks::{
-    Failure, FailureClass, Kind, kafka,
+    Failure, FailureClass, Kind, Log, kafka,
     kafka_to_s3::{Observer, Step},
     landing,
     s3::Location,
@@ -14,11 +15,11 @@ use rdkafka::{
     client::DefaultClientContext,
     topic_partition_list::{Offset, TopicPartitionList},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::world::{
-    BUCKET, HoldAt, PARTITIONS, PREFIX, StopAt, World, context, logical_date, small_chunks,
+    BUCKET, HoldAt, PARTITIONS, PREFIX, StopAt, World, context, logical_date, record, small_chunks,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +43,7 @@ async fn landing_twice_lands_only_what_is_new() {
     assert_eq!(second["records"], json!(100));
     assert_eq!(
         second["partitions"][0],
-        json!({ "partition": 0, "start": 234, "end": 268, "records": 34 })
+        json!({ "partition": 0, "start": 234, "end": 268, "records": 34, "lag": 0 })
     );
     assert_eq!(
         world.manifests().await.len(),
@@ -103,7 +104,12 @@ async fn a_cleared_task_answers_the_same_and_moves_nothing() {
     world.produce(60).await;
     world.land(2).await;
     let mut again = world.land(1).await;
-    again["lag_left"] = first["lag_left"].clone();
+    assert_eq!(again["lag_left"], json!(60));
+    again["lag_left"] = json!(0);
+    for partition in again["partitions"].as_array_mut().expect("a list") {
+        assert_eq!(partition["lag"], json!(20));
+        partition["lag"] = json!(0);
+    }
     assert_eq!(again, first);
     world.assert_each_record_landed_once().await;
 }
@@ -219,10 +225,109 @@ async fn a_limit_lands_the_topic_in_several_runs() {
             .try_once(&world.kind(), run, json!({ "max_records": 40 }))
             .await
             .expect("it lands");
-        landed.push(output["records"].as_u64().expect("a number"));
+        let number = |value: &Value| value.as_u64().expect("a number");
+        let partitions = output["partitions"].as_array().expect("a list");
+        let lags: u64 = partitions.iter().map(|one| number(&one["lag"])).sum();
+        assert_eq!(lags, number(&output["lag_left"]));
+        landed.push((number(&output["records"]), lags));
     }
-    assert_eq!(landed, [40, 40, 20, 0]);
+    assert_eq!(landed, [(40, 60), (40, 20), (20, 0), (0, 0)]);
     world.assert_each_record_landed_once().await;
+}
+
+/// `until` so many seconds after a moment an hour ago.
+fn until(seconds: i64) -> Value {
+    let moment = DateTime::<Utc>::from_timestamp_millis(at(seconds)).expect("a moment");
+    json!({ "until": moment.to_rfc3339() })
+}
+
+fn at(seconds: i64) -> i64 {
+    record(0).timestamp.expect("it has one") + 1_000 * seconds
+}
+
+async fn produce_at(world: &mut World, partition: i32, seconds: &[i64]) {
+    let producer = world.producer();
+    let records = seconds.iter().map(|seconds| {
+        let mut record = record(2);
+        record.timestamp = Some(at(*seconds));
+        (partition, record)
+    });
+    world.send(&producer, records.collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_landing_up_to_a_moment_leaves_later_records_to_later_runs() {
+    let mut world = World::new().await;
+    // A late one stands behind an early one; everything is early; everything is late.
+    produce_at(&mut world, 0, &[0, 10, 30, 5, 40]).await;
+    produce_at(&mut world, 1, &[1, 2, 3]).await;
+    produce_at(&mut world, 2, &[50, 60]).await;
+    let land = async |run, with: Value| {
+        let output = world.try_once(&world.kind(), run, with).await;
+        let output = output.expect("it lands");
+        let partitions = output["partitions"].as_array().expect("a list");
+        let number = |value: &Value| value.as_i64().expect("a number");
+        let pairs = partitions
+            .iter()
+            .map(|one| (number(&one["records"]), number(&one["lag"])));
+        pairs.collect::<Vec<_>>()
+    };
+    assert_eq!(land(1, until(20)).await, [(2, 3), (3, 0), (0, 2)]);
+    assert_eq!(land(2, until(20)).await, [(0, 3), (0, 0), (0, 2)]);
+    // The late one lands with the record that it stands behind; the moment itself is too late.
+    assert_eq!(land(3, until(40)).await, [(2, 1), (0, 0), (0, 2)]);
+    // Of a run with an earlier moment than another had, which comes afterwards, nothing is left.
+    assert_eq!(land(4, until(10)).await, [(0, 1), (0, 0), (0, 2)]);
+    assert_eq!(land(5, json!({})).await, [(1, 0), (0, 0), (2, 0)]);
+    world.assert_each_record_landed_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_before_a_moment_are_decided_once() {
+    let mut world = World::new().await;
+    produce_at(&mut world, 0, &[0, 10]).await;
+    let dying = world.kind().observed_by(StopAt::nth(Step::PlanFrozen, 1));
+    world
+        .try_once(&dying, 1, until(20))
+        .await
+        .expect_err("the test stops it");
+    produce_at(&mut world, 0, &[11, 12]).await;
+    for (run, records) in [(1, 2), (2, 2)] {
+        let output = world.try_once(&world.kind(), run, until(20)).await;
+        assert_eq!(output.expect("it lands")["records"], json!(records));
+    }
+    world.assert_each_record_landed_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_landing_says_how_far_it_is() {
+    let mut world = World::new().await;
+    world.produce(300).await;
+    let (held, reached) = HoldAt::nth(Step::ObjectWritten, 3);
+    let kind = world.kind().observed_by(held.clone());
+    let (mut context, _said) = context(1, world.ledger.of_instance(1));
+    let (log, mut lines) = Log::channel(100);
+    context.log = log;
+    let mut with = small_chunks();
+    for (name, value) in [("topic", world.topic.as_str()), ("bucket", BUCKET)] {
+        with[name] = json!(value);
+    }
+    let landing = kind.run(&context, with.as_object().expect("a table").clone());
+    let watching = async {
+        reached.await.expect("it comes there");
+        let line = loop {
+            let (_, _, line) = lines.recv().await.expect("the landing is held");
+            if line.starts_with("read ") {
+                break line;
+            }
+        };
+        held.let_go();
+        line
+    };
+    let (landed, line) = tokio::join!(landing, watching);
+    landed.expect("it lands");
+    assert!(line.contains(" % of 300 offsets, "), "{line}");
+    assert!(line.contains(" objects ("), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,7 +354,7 @@ async fn offsets_that_retention_deleted_fail_the_task_until_it_may_continue() {
         .expect("it goes on without them");
     assert_eq!(
         output["partitions"][1],
-        json!({ "partition": 1, "start": 15, "end": 20, "records": 5 })
+        json!({ "partition": 1, "start": 15, "end": 20, "records": 5, "lag": 0 })
     );
     assert_eq!(output["records"], json!(25));
 }

@@ -61,15 +61,25 @@ pub(crate) struct World {
 impl World {
     /// An installation with an embedded broker.
     pub(crate) async fn new() -> Self {
+        Self::with_partitions(PARTITIONS).await
+    }
+
+    /// As [`World::new`], with so many partitions.
+    pub(crate) async fn with_partitions(partitions: i32) -> Self {
         let broker = tokio::task::spawn_blocking(Broker::start)
             .await
             .expect("the broker starts");
         let brokers = broker.brokers();
-        Self::over(brokers, Some(broker), "pins").await
+        Self::over(brokers, Some(broker), "pins", partitions).await
     }
 
     /// An installation over a broker that runs already; its topic is this test's alone.
-    pub(crate) async fn over(brokers: String, broker: Option<Broker>, topic: &str) -> Self {
+    pub(crate) async fn over(
+        brokers: String,
+        broker: Option<Broker>,
+        topic: &str,
+        partitions: i32,
+    ) -> Self {
         let kafka = KafkaSettings {
             brokers,
             properties: BTreeMap::new(),
@@ -81,7 +91,7 @@ impl World {
             .ensure_bucket(BUCKET)
             .await
             .expect("the bucket can be made");
-        kafka::ensure_topic(&kafka, topic, PARTITIONS)
+        kafka::ensure_topic(&kafka, topic, partitions)
             .await
             .expect("the topic can be made");
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
@@ -181,12 +191,27 @@ impl World {
 
     /// Starts one try in a process of its own, which dies at the n-th time the step is reached.
     pub(crate) fn start_child(&self, run: i64, dies_at: Option<(Step, usize)>) -> Child {
+        self.order_child(run, &small_chunks(), dies_at)
+    }
+
+    /// Lands in a process of its own. Answers by how many bytes its memory grew at most, and the output.
+    pub(crate) async fn measure_child(&self, run: i64, with: &Value) -> (u64, Value) {
+        let mut child = self.order_child(run, with, None);
+        let status = child.wait().await.expect("a child of ours");
+        assert!(status.success(), "{status}");
+        let report = std::fs::read(self.folder.path().join("report")).expect("it says");
+        let report: Report = serde_json::from_slice(&report).expect("it was written by a child");
+        (report.grew_kb * 1024, report.output)
+    }
+
+    fn order_child(&self, run: i64, with: &Value, dies_at: Option<(Step, usize)>) -> Child {
         let order = Order {
             kafka: self.kafka.clone(),
             s3: self.server.settings().clone(),
             ledger: self.folder.path().join("ledger"),
+            report: self.folder.path().join("report"),
             run,
-            with: self.table(&small_chunks()),
+            with: self.table(with),
             dies_at: dies_at.map(|(step, nth)| (format!("{step:?}"), nth)),
         };
         let program = std::env::current_exe().expect("a test knows its binary");
@@ -555,6 +580,7 @@ struct Order {
     kafka: KafkaSettings,
     s3: S3Settings,
     ledger: std::path::PathBuf,
+    report: std::path::PathBuf,
     run: i64,
     with: Map<String, Value>,
     dies_at: Option<(String, usize)>,
@@ -566,6 +592,21 @@ fn own_name(test: &str) -> String {
         .split_once("::")
         .expect("a module of the binary");
     format!("{module}::{test}")
+}
+
+/// What a child has to say when it is done.
+#[derive(Serialize, Deserialize)]
+struct Report {
+    grew_kb: u64,
+    output: Value,
+}
+
+/// A line of this process's status, in kilobytes.
+fn status_kb(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let line = line.expect("the kernel counts it").trim();
+    line.trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Dies as a process dies that nobody asks: no destructor runs, no buffer is flushed.
@@ -606,5 +647,13 @@ async fn one_try_in_a_process_of_its_own() {
     }
     let durable = Ledger::in_file(&order.ledger).of_instance(order.run);
     let (context, _said) = context(order.run, durable);
-    kind.run(&context, order.with).await.expect("it lands");
+    let before_kb = status_kb("VmRSS:");
+    match kind.run(&context, order.with).await.expect("it lands") {
+        Outcome::Success { output } => {
+            let grew_kb = status_kb("VmHWM:") - before_kb;
+            let report = serde_json::to_vec(&Report { grew_kb, output }).expect("text keys only");
+            std::fs::write(order.report, report).expect("the test's folder can be written");
+        }
+        other => panic!("a landing succeeds or fails, it does not answer {other:?}"),
+    }
 }
