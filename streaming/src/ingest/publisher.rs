@@ -102,7 +102,8 @@ impl Publisher {
             });
         }
         let record = FutureRecord::to(&self.topic).key(key).payload(body);
-        self.client()
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
+        client
             .send_result(record)
             .map_err(|(error, _)| self.refusal(&error))
     }
