@@ -13,10 +13,14 @@ mod dead_topic;
 mod definition;
 mod fold;
 mod plan;
+mod posts;
+mod rows;
 mod sink;
 mod source;
 mod status;
 
+#[cfg(test)]
+mod posts_tests;
 #[cfg(test)]
 mod share_tests;
 #[cfg(test)]
@@ -49,8 +53,8 @@ use self::{
 };
 pub use self::{
     definition::{
-        BatchLimits, DeadLetterSink, DefinitionError, EventTime, GroupProtocol, Late, OnGap, Span,
-        StreamDefinition, WindowDefinition,
+        BatchLimits, DeadLetterSink, DefinitionError, EventTime, GroupProtocol, Late, OnGap,
+        Span, StreamDefinition, WindowDefinition,
     },
     status::{PartitionStatus, State, Status},
 };
