@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDateTime};
 use pinwheel_tasks::dataset::{Cell, Rejected, Row, Stage};
 
 use super::{
-    definition::Late,
+    definition::{Keep, Late},
     plan::{Plan, Window, WindowSpan},
     rows::{Newest, Rows},
 };
@@ -408,9 +408,11 @@ fn open_pane(window: &Window, time: i64, watermark: Option<i64>) -> Option<(i64,
     let Some(watermark) = watermark else {
         return Some((start, false));
     };
-    let allowed = match window.late {
-        Late::Count => return Some((start, start + slide_ms <= watermark)),
-        Late::Drop(allowed) | Late::DeadLetter(allowed) => {
+    // What is kept for long enough is deleted; a pane that an event made anew would count that event alone.
+    let allowed = match (window.late, window.keep) {
+        (Late::Count, Keep::Forever) => return Some((start, start + slide_ms <= watermark)),
+        (Late::Count, Keep::For(allowed))
+        | (Late::Drop(allowed) | Late::DeadLetter(allowed), _) => {
             i64::try_from(allowed.as_millis()).unwrap_or(i64::MAX)
         }
     };

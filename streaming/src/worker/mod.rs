@@ -18,11 +18,14 @@ mod rows;
 mod sink;
 mod source;
 mod status;
+mod sweep;
 
 #[cfg(test)]
 mod posts_tests;
 #[cfg(test)]
 mod share_tests;
+#[cfg(test)]
+mod sweep_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -50,10 +53,11 @@ use self::{
     plan::Plan,
     sink::{Held, NotCommitted, Sink},
     source::{Event, Extent, Member, Opened, Reading, Source},
+    sweep::Sweeper,
 };
 pub use self::{
     definition::{
-        BatchLimits, DeadLetterSink, DefinitionError, EventTime, GroupProtocol, Late, OnGap,
+        BatchLimits, DeadLetterSink, DefinitionError, EventTime, GroupProtocol, Keep, Late, OnGap,
         Span, StreamDefinition, WindowDefinition,
     },
     status::{PartitionStatus, State, Status},
@@ -232,6 +236,7 @@ pub struct Worker {
     /// When each of them last brought something; those that are known to be idle have no entry.
     lively: BTreeMap<i32, Instant>,
     dead_topic: Option<DeadTopic>,
+    sweeper: Sweeper,
     /// What this worker has added to the gauges that it shares with others of its process.
     gauged: Gauged,
     backoff: Backoff,
@@ -302,7 +307,7 @@ impl Worker {
                     problem,
                 }
             })?;
-        let pool = sink::pool(&options.database_url, 2)
+        let pool = sink::pool(&options.database_url, 3)
             .map_err(|source| Error::Database { stream, source })?;
         let metrics = options.metrics.clone();
         Ok(Self {
@@ -313,6 +318,7 @@ impl Worker {
             held: BTreeMap::new(),
             lively: BTreeMap::new(),
             dead_topic: None,
+            sweeper: Sweeper::default(),
             gauged: Gauged::default(),
             backoff: Backoff::new(),
             options,
@@ -342,6 +348,8 @@ impl Worker {
         }
         self.held.clear();
         self.gauge_partitions();
+        // A sweep under way would keep its connection.
+        self.sweeper = Sweeper::default();
         self.sink.close().await;
         result
     }
@@ -737,6 +745,7 @@ impl Worker {
                     let events = self.status.borrow().events;
                     self.tick(source, (events - last.1) as f64 / (now - last.0).as_secs_f64()).await;
                     last = (now, events);
+                    self.sweeper.sweep_when_due(&self.sink.pool, &self.plan);
                     if looked.elapsed() >= self.options.discovery {
                         looked = now;
                         self.reread_quietly().await?;

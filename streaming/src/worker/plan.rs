@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use pinwheel_tasks::dataset::{ColumnType, Dataset};
 
 use super::{
-    definition::{EventTime, Late, Span, StreamDefinition, is_identifier},
+    definition::{EventTime, Keep, Late, Span, StreamDefinition, is_identifier},
     rows::{self, oid},
 };
 
@@ -52,6 +52,7 @@ pub(super) struct Window {
     pub(super) by: Option<usize>,
     pub(super) follow: Option<usize>,
     pub(super) late: Late,
+    pub(super) keep: Keep,
 }
 
 /// What a window spans, as the fold counts it.
@@ -126,6 +127,7 @@ impl Plan {
                 by,
                 follow,
                 late: window.late,
+                keep: window.keep,
             });
         }
         let event_time = match &definition.event_time {
