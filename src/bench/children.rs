@@ -133,3 +133,45 @@ impl Drop for Role {
         let _reaped = self.child.wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::settings::Flags;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    #[test]
+    fn a_role_reads_the_settings_file_of_the_benchmark() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let text = "[kafka.properties]\n\"security.protocol\" = \"SASL_SSL\"\n";
+        std::fs::write(file.path(), text).expect("it can be written");
+        let path = file.path().to_str().expect("temporary paths are UTF-8");
+        let line = CommandLine::try_parse_from([
+            "pinwheel",
+            "--config",
+            path,
+            "--database-url",
+            "postgres://localhost/a",
+            "--kafka-brokers",
+            "localhost:1",
+            "--s3-endpoint",
+            "http://localhost:2",
+        ]);
+        let settings = Settings::read(&line.expect("the flags exist").flags).expect("valid");
+        let command = command("stream", &settings, Path::new("dags")).expect("complete");
+        let given = command
+            .get_envs()
+            .find(|(name, _)| *name == "PINWHEEL_CONFIG");
+        assert_eq!(
+            given.and_then(|(_, value)| value),
+            Some(file.path().as_os_str())
+        );
+    }
+}
