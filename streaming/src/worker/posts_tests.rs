@@ -264,3 +264,26 @@ async fn after_a_batch_of_known_keys_the_next_ones_are_upserted_without_a_look()
         2300
     );
 }
+
+#[tokio::test]
+async fn keys_are_looked_up_by_the_index_though_the_plan_was_made_on_an_empty_table() {
+    let plan = plan_of(POSTS);
+    let database = Database::open_for(&plan).await;
+    let find_keys = &plan.posts.as_ref().expect("posts").find_keys;
+    let mut connection = database.pool.acquire().await.expect("a connection");
+    for statement in [
+        "set plan_cache_mode = force_generic_plan".to_owned(),
+        format!("prepare look(text[]) as {find_keys}"),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .execute(&mut *connection)
+            .await
+            .expect("executed");
+    }
+    let lines: Vec<String> = sqlx::query_scalar("explain execute look('{a,b}')")
+        .fetch_all(&mut *connection)
+        .await
+        .expect("a plan");
+    let lines = lines.join("\n");
+    assert!(lines.contains("pins_pkey"), "{lines}");
+}

@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{
-    PgPool, Postgres, Row as _, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, Row as _,
     migrate::MigrateError,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
@@ -60,13 +60,24 @@ pub(super) struct Sink {
 
 /// Opens a pool whose search path is the schema `live`. Connects when it is first used.
 pub(super) fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
+    pool_with(url, connections, &[])
+}
+
+/// Opens a pool for a worker, whose statements all go by a key. A plan lives as long as its connection: one that was made while a
+/// table was empty would read the whole table for ever, and compare each row with each key of a batch.
+pub(super) fn worker_pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
+    pool_with(url, connections, &[("enable_seqscan", "off")])
+}
+
+fn pool_with(url: &str, connections: u32, more: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?
         .application_name("pinwheel stream")
         .options([
             ("search_path", "live"),
             ("statement_timeout", "30s"),
             ("idle_in_transaction_session_timeout", "30s"),
-        ]);
+        ])
+        .options(more.iter().copied());
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(4))
@@ -180,32 +191,45 @@ impl Sink {
         held: &BTreeMap<i32, Held>,
         folded: Folded,
     ) -> Result<(), NotCommitted> {
-        match tokio::time::timeout(COMMIT_TIMEOUT, self.write(plan, held, &folded)).await {
-            Ok(result) => result,
-            Err(_) => Err(NotCommitted::Database(sqlx::Error::Io(
-                std::io::Error::new(
-                    std::io::ErrorKind::TimedOut,
-                    format!(
-                        "no answer to a commit for {} seconds",
-                        COMMIT_TIMEOUT.as_secs()
-                    ),
-                ),
-            ))),
+        let mut connection = self.pool.acquire().await?;
+        let written = self.write(&mut connection, plan, held, &folded);
+        let written = tokio::time::timeout(COMMIT_TIMEOUT, written)
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!(
+                    "no answer to a commit for {} seconds",
+                    COMMIT_TIMEOUT.as_secs()
+                );
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, message);
+                Err(NotCommitted::Database(sqlx::Error::Io(error)))
+            });
+        if matches!(written, Err(NotCommitted::Database(_))) {
+            // It may be in the middle of a `copy`; nobody else shall find it so.
+            connection.close_on_drop();
         }
+        written
     }
 
     async fn write(
         &self,
+        connection: &mut PgConnection,
         plan: &Plan,
         held: &BTreeMap<i32, Held>,
         folded: &Folded,
     ) -> Result<(), NotCommitted> {
         match self
-            .write_by(plan, held, folded, self.table.way(&folded.posts))
+            .write_by(
+                connection,
+                plan,
+                held,
+                folded,
+                self.table.way(&folded.posts),
+            )
             .await
         {
             Err(NotCommitted::Database(error)) if posts::is_taken(&error) => {
-                self.write_by(plan, held, folded, Way::Upsert).await
+                self.write_by(connection, plan, held, folded, Way::Upsert)
+                    .await
             }
             written => written,
         }
@@ -213,12 +237,13 @@ impl Sink {
 
     async fn write_by(
         &self,
+        connection: &mut PgConnection,
         plan: &Plan,
         held: &BTreeMap<i32, Held>,
         folded: &Folded,
         way: Way,
     ) -> Result<(), NotCommitted> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = connection.begin().await?;
         if !advance(&mut transaction, plan, held, folded).await? {
             transaction.rollback().await?;
             return Err(NotCommitted::Guarded);
@@ -361,7 +386,7 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 }
 
 async fn advance(
-    transaction: &mut Transaction<'static, Postgres>,
+    connection: &mut PgConnection,
     plan: &Plan,
     held: &BTreeMap<i32, Held>,
     folded: &Folded,
@@ -418,7 +443,7 @@ async fn advance(
                 .map(|advance| advance.dropped)
                 .collect::<Vec<i64>>(),
         )
-        .execute(&mut **transaction)
+        .execute(connection)
         .await?;
     Ok(moved.rows_affected() == advances.len() as u64)
 }

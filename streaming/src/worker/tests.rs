@@ -226,7 +226,7 @@ impl Database {
 
     pub(super) async fn open_for(plan: &Plan) -> Self {
         let url = Postgres::shared().empty_database().await;
-        let pool = sink::pool(&url, 4).expect("a pool");
+        let pool = sink::worker_pool(&url, 4).expect("a pool");
         let database = Self {
             sink: Sink::new(pool.clone()),
             pool,
