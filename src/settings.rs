@@ -277,6 +277,8 @@ pub(crate) struct Flags {
 /// The settings of one process, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    /// The file that `--config` names; without it the default one is read, where there is one.
+    pub(crate) file: Option<PathBuf>,
     pub(crate) data_dir: PathBuf,
     pub(crate) database_url: Option<String>,
     pub(crate) kafka: Option<KafkaSettings>,
@@ -468,6 +470,7 @@ impl Settings {
             .clone()
             .unwrap_or_else(|| format!("http://{web_bind}"));
         Ok(Self {
+            file: flags.config.clone(),
             data_dir: flags.data_dir.clone(),
             database_url: flags.database_url.clone().or(file.database.url),
             kafka: brokers.map(|brokers| KafkaSettings {

@@ -31,37 +31,8 @@ impl Role {
             Failure::failed(format!("cannot start `pinwheel {name}`")).because(error)
         };
         let log = std::fs::File::create(folder.join(format!("{name}.log"))).map_err(cannot)?;
-        let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
-        command
-            .arg(name)
-            .env("PINWHEEL_DATABASE_URL", settings.require_database(name)?)
-            .env(
-                "PINWHEEL_KAFKA_BROKERS",
-                &settings.require_kafka(name)?.brokers,
-            )
-            .env("PINWHEEL_DAGS_FOLDER", folder)
-            .env(
-                "PINWHEEL_LAKE_CLEAN_PREFIX",
-                settings.clean_prefix.to_string(),
-            )
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let s3 = settings.require_s3(name)?;
-        command
-            .env(
-                "PINWHEEL_S3_ENDPOINT",
-                s3.endpoint.as_deref().unwrap_or("aws"),
-            )
-            .env("PINWHEEL_S3_REGION", &s3.region);
-        if let Some(credentials) = &s3.credentials {
-            command
-                .env("PINWHEEL_S3_ACCESS_KEY_ID", &credentials.access_key_id)
-                .env(
-                    "PINWHEEL_S3_SECRET_ACCESS_KEY",
-                    &credentials.secret_access_key,
-                );
-        }
+        let mut command = command(name, settings, folder)?;
+        command.stderr(log);
         let child = command.spawn().map_err(cannot)?;
         Ok(Self { child })
     }
@@ -114,9 +85,93 @@ impl Role {
     }
 }
 
+/// A role's command line and environment. What has no variable of its own, such as `kafka.properties`, it reads from the same
+/// settings file as this process.
+fn command(name: &str, settings: &Settings, folder: &Path) -> Result<Command> {
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::failed(format!("cannot start `pinwheel {name}`")).because(error)
+    })?;
+    let mut command = Command::new(program);
+    if let Some(file) = &settings.file {
+        command.env("PINWHEEL_CONFIG", file);
+    }
+    command
+        .arg(name)
+        .env("PINWHEEL_DATABASE_URL", settings.require_database(name)?)
+        .env(
+            "PINWHEEL_KAFKA_BROKERS",
+            &settings.require_kafka(name)?.brokers,
+        )
+        .env("PINWHEEL_DAGS_FOLDER", folder)
+        .env(
+            "PINWHEEL_LAKE_CLEAN_PREFIX",
+            settings.clean_prefix.to_string(),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let s3 = settings.require_s3(name)?;
+    command
+        .env(
+            "PINWHEEL_S3_ENDPOINT",
+            s3.endpoint.as_deref().unwrap_or("aws"),
+        )
+        .env("PINWHEEL_S3_REGION", &s3.region);
+    if let Some(credentials) = &s3.credentials {
+        command
+            .env("PINWHEEL_S3_ACCESS_KEY_ID", &credentials.access_key_id)
+            .env(
+                "PINWHEEL_S3_SECRET_ACCESS_KEY",
+                &credentials.secret_access_key,
+            );
+    }
+    Ok(command)
+}
+
 impl Drop for Role {
     fn drop(&mut self) {
         let _it_may_have_ended = self.child.kill();
         let _reaped = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::settings::Flags;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    #[test]
+    fn a_role_reads_the_settings_file_of_the_benchmark() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let text = "[kafka.properties]\n\"security.protocol\" = \"SASL_SSL\"\n";
+        std::fs::write(file.path(), text).expect("it can be written");
+        let path = file.path().to_str().expect("temporary paths are UTF-8");
+        let line = CommandLine::try_parse_from([
+            "pinwheel",
+            "--config",
+            path,
+            "--database-url",
+            "postgres://localhost/a",
+            "--kafka-brokers",
+            "localhost:1",
+            "--s3-endpoint",
+            "http://localhost:2",
+        ]);
+        let settings = Settings::read(&line.expect("the flags exist").flags).expect("valid");
+        let command = command("stream", &settings, Path::new("dags")).expect("complete");
+        let given = command
+            .get_envs()
+            .find(|(name, _)| *name == "PINWHEEL_CONFIG");
+        assert_eq!(
+            given.and_then(|(_, value)| value),
+            Some(file.path().as_os_str())
+        );
     }
 }

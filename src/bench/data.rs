@@ -21,20 +21,20 @@ use pinwheel_scheduler::{
     store::{NewRun, Store},
 };
 use pinwheel_streaming::{
-    emulate::{self, Population, Records, ToTopic, rows},
+    emulate::{self, Population, Records, ToTopic, load, rows},
     ingest::{Ingest, IngestOptions},
     live,
 };
-use pinwheel_tasks::{KafkaSettings, kafka};
+use pinwheel_tasks::{KafkaSettings, kafka, s3::ObjectStore};
 use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    ClientContext, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
 };
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{children::Role, database::Database, load};
+use super::{children::Role, database::Database};
 use crate::{
     cli::output,
     embedded::Embedded,
@@ -79,7 +79,7 @@ pub(crate) struct Arguments {
     /// Events a second while the stream's latency is measured
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
     stream_rate: u32,
-    /// The bucket, which must exist
+    /// The bucket; it is made when it is missing
     #[arg(long, value_name = "NAME", default_value = "lake")]
     bucket: String,
     /// Print one flat JSON object
@@ -165,6 +165,7 @@ async fn measure(settings: &Settings, arguments: &Arguments, folder: &Path) -> R
         bench.produce(&mut figures).await?;
     }
     if wants(Part::Landing) {
+        bench.make_bucket().await?;
         bench.land_and_clean(&mut figures).await?;
     }
     if wants(Part::Stream) {
@@ -257,6 +258,17 @@ impl<'a> Bench<'a> {
             .map_err(|failure| {
                 Failure::unreachable(format!("cannot make the topic `{topic}`")).because(failure)
             })
+    }
+
+    /// Roles write there, and would only say so after a task has failed.
+    async fn make_bucket(&self) -> Result<()> {
+        let bucket = &self.arguments.bucket;
+        let store = ObjectStore::connect(self.settings.require_s3("bench")?).await;
+        store.ensure_bucket(bucket).await.map_err(|error| {
+            Failure::unreachable(format!("cannot use the bucket `{bucket}`"))
+                .because(error)
+                .hint("make it beforehand and name it with `--bucket`, or let the credentials make buckets")
+        })
     }
 
     fn to_topic(&self, rate: Option<f64>) -> ToTopic {
@@ -367,7 +379,7 @@ impl<'a> Bench<'a> {
         let config = kafka::reader(&self.kafka, "pinwheel_bench");
         let (topic, ends) = (self.topic.clone(), self.ends().await?);
         let drained = tokio::task::spawn_blocking(move || {
-            let consumer: BaseConsumer = config.create()?;
+            let consumer: BaseConsumer<Silent> = config.create_with_context(Silent)?;
             let mut assigned = TopicPartitionList::new();
             for partition in ends.keys() {
                 assigned.add_partition_offset(&topic, *partition, Offset::Beginning)?;
@@ -483,7 +495,9 @@ impl<'a> Bench<'a> {
                 .collect()
         };
         let lasts = Duration::from_secs(self.arguments.seconds);
-        let load = load::post(address, "/pin/", pins(0..5000).into(), 128, lasts).await?;
+        let load = load::post(address, "/pin/", pins(0..5000).into(), 128, lasts)
+            .await
+            .map_err(unanswered)?;
         put(
             figures,
             "ingest_acknowledged_per_s",
@@ -494,7 +508,9 @@ impl<'a> Bench<'a> {
         let batches: Vec<Vec<u8>> = (0..20)
             .map(|batch| pins(batch * 1000..(batch + 1) * 1000).join(&b'\n'))
             .collect();
-        let load = load::post(address, "/pins/", batches.into(), 4, lasts).await?;
+        let load = load::post(address, "/pins/", batches.into(), 4, lasts)
+            .await
+            .map_err(unanswered)?;
         put(
             figures,
             "ingest_batch_acknowledged_per_s",
@@ -523,6 +539,17 @@ impl<'a> Bench<'a> {
         }
     }
 }
+
+/// Says nothing: the end of a partition comes to rdkafka's own context as an error that it logs. What goes wrong comes from `poll`.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Silent {}
 
 /// A task that succeeded.
 struct Task {
@@ -641,6 +668,10 @@ async fn until_ready(address: std::net::SocketAddr) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+fn unanswered(error: std::io::Error) -> Failure {
+    Failure::failed("the ingest API did not answer its load").because(error)
 }
 
 fn put(figures: &mut Figures, name: &str, figure: f64) {

@@ -5,7 +5,6 @@ mod children;
 mod data;
 mod database;
 mod engine;
-mod load;
 mod workload;
 
 use clap::Subcommand;

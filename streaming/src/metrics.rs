@@ -10,6 +10,8 @@ use prometheus::{
 pub struct Ingest {
     /// Posts by what became of them: `accepted`, `invalid`, `unavailable`, `busy`.
     pub(crate) posts: IntCounterVec,
+    /// The first of them by itself, so that a post that is accepted looks no label up.
+    pub(crate) accepted: IntCounter,
     /// From the first byte of the body read to the broker's acknowledgement.
     pub(crate) acknowledged: Histogram,
     /// Requests being answered.
@@ -21,14 +23,16 @@ pub struct Ingest {
 impl Ingest {
     /// Registers the ingest API's metrics. A registry that has them already keeps the first ones.
     pub fn register(registry: &Registry) -> Self {
-        Self {
-            posts: kept(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("pinwheel_ingest_posts_total", "Posts by result"),
-                    &["result"],
-                ),
+        let posts = kept(
+            registry,
+            IntCounterVec::new(
+                Opts::new("pinwheel_ingest_posts_total", "Posts by result"),
+                &["result"],
             ),
+        );
+        Self {
+            accepted: posts.with_label_values(&["accepted"]),
+            posts,
             acknowledged: kept(
                 registry,
                 Histogram::with_opts(

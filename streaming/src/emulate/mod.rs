@@ -4,6 +4,7 @@
 //! It speaks HTTP like any client would; only [`produce`] and [`produce_malformed`] go straight to a topic. The
 //! [`Population`] scales the 200 real pins to any number of rows, and has a place and a user for each of them.
 
+pub mod load;
 mod malformed;
 mod population;
 pub mod python;

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -12,13 +12,17 @@ use super::{
     publisher::{Place, Refused},
 };
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// How long a client should wait before it posts again, in seconds.
 const RETRY_BUSY: &str = "1";
 const RETRY_AWAY: &str = "2";
 
+/// `topic` is the topic's name as JSON.
 pub(super) fn accepted(topic: &str, place: Place) -> Response {
-    Json(json!({"topic": topic, "partition": place.partition, "offset": place.offset}))
-        .into_response()
+    let Place { partition, offset } = place;
+    let body = format!(r#"{{"topic":{topic},"partition":{partition},"offset":{offset}}}"#);
+    ([(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
 pub(super) fn invalid(wrong: &[Wrong]) -> Response {
@@ -31,6 +35,13 @@ pub(super) fn invalid(wrong: &[Wrong]) -> Response {
 
 pub(super) fn detail(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"detail": message}))).into_response()
+}
+
+pub(super) fn foreign() -> Response {
+    detail(
+        StatusCode::FORBIDDEN,
+        "Posts from pages of other sites are refused",
+    )
 }
 
 pub(super) fn too_large(limit: usize) -> Response {

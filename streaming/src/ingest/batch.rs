@@ -15,7 +15,7 @@ use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 
 use super::{
-    Shared, TURN, Wrong, answer, body, check, pin,
+    InFlight, Shared, TURN, Wrong, answer, body, check, is_foreign, pin,
     publisher::{Health, Refused},
 };
 
@@ -34,6 +34,10 @@ struct Totals {
 
 pub(super) async fn post_pins(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let started = Instant::now();
+    let _in_flight = InFlight::new(&shared.metrics.in_flight);
+    if is_foreign(request.headers()) {
+        return answer::foreign();
+    }
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.batches.acquire()).await else {
         return answer::busy(&shared, 1);
     };
@@ -77,19 +81,14 @@ pub(super) async fn post_pins(State(shared): State<Arc<Shared>>, request: Reques
         }
     };
     let mut totals = Totals::default();
-    let topic = json!(shared.topic).to_string();
     let mut results = String::with_capacity(items.len() * 64);
     for item in items {
         if !results.is_empty() {
             results.push(',');
         }
-        settle(&shared, &topic, item, &mut totals, &mut results).await;
+        settle(&shared, item, &mut totals, &mut results).await;
     }
-    shared
-        .metrics
-        .posts
-        .with_label_values(&["accepted"])
-        .inc_by(totals.accepted);
+    shared.metrics.accepted.inc_by(totals.accepted);
     shared
         .metrics
         .posts
@@ -148,13 +147,7 @@ fn enqueue(shared: &Shared, item: &[u8]) -> Item {
 
 /// Waits for the broker's word on one item and writes the item's result. The text is put together here: a tree of JSON
 /// values for each of a hundred thousand items a second costs more than checking them.
-async fn settle(
-    shared: &Shared,
-    topic: &str,
-    item: Item,
-    totals: &mut Totals,
-    results: &mut String,
-) {
+async fn settle(shared: &Shared, item: Item, totals: &mut Totals, results: &mut String) {
     let refused = match item {
         Item::Wrong(wrong) => {
             totals.invalid += 1;
@@ -167,8 +160,8 @@ async fn settle(
                 totals.accepted += 1;
                 let written = write!(
                     results,
-                    r#"{{"status":200,"topic":{topic},"partition":{},"offset":{}}}"#,
-                    place.partition, place.offset
+                    r#"{{"status":200,"topic":{},"partition":{},"offset":{}}}"#,
+                    shared.topic_json, place.partition, place.offset
                 );
                 return written.expect("memory takes everything");
             }

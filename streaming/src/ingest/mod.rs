@@ -17,8 +17,7 @@ use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, header},
-    middleware::{self, Next},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
     routing::{get, post},
     serve::ListenerExt,
@@ -120,6 +119,8 @@ pub struct Ingest {
 struct Shared {
     publisher: Arc<Publisher>,
     topic: String,
+    /// The topic's name as JSON, for answers.
+    topic_json: String,
     body_limit: usize,
     batch_limit: usize,
     batch_pins: usize,
@@ -164,6 +165,7 @@ impl Ingest {
         )?;
         let shared = Arc::new(Shared {
             publisher: Arc::new(publisher),
+            topic_json: serde_json::Value::from(options.topic.as_str()).to_string(),
             topic: options.topic,
             body_limit: options.body_limit,
             batch_limit: options.batch_limit,
@@ -269,16 +271,15 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(show_metrics))
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&shared),
-            count_in_flight,
-        ))
-        .layer(middleware::from_fn(refuse_foreign_pages))
         .with_state(shared)
 }
 
 async fn post_pin(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let started = Instant::now();
+    let _in_flight = InFlight::new(&shared.metrics.in_flight);
+    if is_foreign(request.headers()) {
+        return answer::foreign();
+    }
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, shared.singles.acquire()).await else {
         return answer::busy(&shared, 1);
     };
@@ -307,18 +308,19 @@ async fn post_pin(State(shared): State<Arc<Shared>>, request: Request) -> Respon
     };
     match shared.publisher.acknowledged(delivery).await {
         Ok(place) => {
-            shared.metrics.posts.with_label_values(&["accepted"]).inc();
+            shared.metrics.accepted.inc();
             shared
                 .metrics
                 .acknowledged
                 .observe(started.elapsed().as_secs_f64());
-            answer::accepted(&shared.topic, place)
+            answer::accepted(&shared.topic_json, place)
         }
         Err(refused) => answer::refused(&shared, &refused),
     }
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let _in_flight = InFlight::new(&shared.metrics.in_flight);
     match shared.publisher.health() {
         Health::Ready => "ready\n".into_response(),
         Health::Away { reason } => answer::unavailable(&reason),
@@ -326,6 +328,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let _in_flight = InFlight::new(&shared.metrics.in_flight);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
         metrics::render(&shared.registry),
@@ -333,34 +336,24 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> Response {
         .into_response()
 }
 
-async fn count_in_flight(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    struct Counted(prometheus::IntGauge);
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.0.dec();
-        }
+/// A request that is being answered, for the gauge.
+struct InFlight<'g>(&'g prometheus::IntGauge);
+
+impl<'g> InFlight<'g> {
+    fn new(gauge: &'g prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
-    shared.metrics.in_flight.inc();
-    let _counted = Counted(shared.metrics.in_flight.clone());
-    next.run(request).await
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A page of another site that a browser on this machine has open must not post pins: browsers say where a post comes
-/// from, programs do not.
-async fn refuse_foreign_pages(request: Request, next: Next) -> Response {
-    if request.method() == Method::POST && is_foreign(request.headers()) {
-        return answer::detail(
-            StatusCode::FORBIDDEN,
-            "Posts from pages of other sites are refused",
-        );
-    }
-    next.run(request).await
-}
-
+/// from, programs do not. Asked by every handler of posts: a middleware copies each request and its future around it.
 fn is_foreign(headers: &HeaderMap) -> bool {
     let text = |name| {
         headers

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Value, json};
 
@@ -197,12 +197,15 @@ impl<'de> Deserialize<'de> for Seen {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     };
-                    let value = map.next_value::<Probe>()?;
-                    if shapes[position].replace(value.shape).is_some() {
+                    let probe = if FIELDS[position].0 == KEY_FIELD {
+                        key = None;
+                        Probe::Key(&mut key)
+                    } else {
+                        Probe::Other
+                    };
+                    let shape = map.next_value_seed(probe)?;
+                    if shapes[position].replace(shape).is_some() {
                         twice.push(FIELDS[position].0);
-                    }
-                    if FIELDS[position].0 == KEY_FIELD {
-                        key = value.text;
                     }
                 }
                 Ok(Seen::Object { shapes, key, twice })
@@ -237,60 +240,56 @@ impl<'de> Deserialize<'de> for Seen {
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-struct Probe {
-    shape: Shape,
-    text: Option<String>,
+/// Looks at a value for its type. Only the key's text is kept: copies of all texts were most of the work of a check.
+enum Probe<'k> {
+    Key(&'k mut Option<String>),
+    Other,
 }
 
-impl Probe {
-    fn of(shape: Shape) -> Self {
-        Self { shape, text: None }
+impl<'de> DeserializeSeed<'de> for Probe<'_> {
+    type Value = Shape;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Probe {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Probe;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a JSON value")
-            }
-            fn visit_unit<E>(self) -> Result<Probe, E> {
-                Ok(Probe::of(Shape::Null))
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Probe, E> {
-                Ok(Probe::of(Shape::Boolean))
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Probe, E> {
-                Ok(Probe::of(Shape::Integer))
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Probe, E> {
-                Ok(Probe::of(if i64::try_from(value).is_ok() {
-                    Shape::Integer
-                } else {
-                    Shape::Number
-                }))
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Probe, E> {
-                Ok(Probe::of(Shape::Number))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Probe, E> {
-                Ok(Probe {
-                    shape: Shape::Text,
-                    text: Some(value.to_owned()),
-                })
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Probe, A::Error> {
-                while items.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Probe::of(Shape::List))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Probe, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Probe::of(Shape::Object))
-            }
+impl<'de> Visitor<'de> for Probe<'_> {
+    type Value = Shape;
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Null)
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
+        Ok(Shape::Boolean)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
+        Ok(Shape::Integer)
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Shape, E> {
+        Ok(if i64::try_from(value).is_ok() {
+            Shape::Integer
+        } else {
+            Shape::Number
+        })
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
+        Ok(Shape::Number)
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Shape, E> {
+        if let Self::Key(key) = self {
+            *key = Some(value.to_owned());
         }
-        deserializer.deserialize_any(Any)
+        Ok(Shape::Text)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shape, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Shape::List)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Shape::Object)
     }
 }
 

@@ -38,13 +38,36 @@ pub struct StreamDefinition {
 }
 
 /// Where messages go that cannot become a row.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeadLetterSink {
     /// The table `live.dead_letter`, in the transaction of the batch: each exactly once.
-    #[default]
-    Table,
+    Table(Keep),
     /// A topic, before the transaction of the batch: each at least once, with its place in the headers.
     Topic(String),
+}
+
+impl Default for DeadLetterSink {
+    fn default() -> Self {
+        Self::Table(Keep::default())
+    }
+}
+
+/// How long something is kept before it is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// For so long.
+    For(Duration),
+    /// Until somebody deletes it by hand.
+    Forever,
+}
+
+/// How long things are kept of which the file does not say it.
+pub(super) const KEEP: Duration = Duration::from_secs(30 * 86_400);
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self::For(KEEP)
+    }
 }
 
 /// When an event happened.
@@ -104,6 +127,8 @@ pub struct WindowDefinition {
     pub follow: Option<String>,
     /// What becomes of an event that comes after its window has closed.
     pub late: Late,
+    /// How long a window is kept after its end, by the watermark; always for ever where it spans the last events.
+    pub keep: Keep,
 }
 
 /// What a window spans.
@@ -123,7 +148,7 @@ pub enum Span {
 /// What becomes of an event that comes after its window has closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Late {
-    /// It is counted all the same, and counted as late.
+    /// It is counted all the same, and counted as late, for as long as the window is kept.
     #[default]
     Count,
     /// It is left out once the watermark has passed the window's end and the allowed lateness.
@@ -232,7 +257,8 @@ struct PostsTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DeadLettersTable {
-    topic: String,
+    topic: Option<String>,
+    keep: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -253,6 +279,7 @@ struct WindowTable {
     follow: Option<String>,
     late: Option<LateWord>,
     allowed_lateness: Option<String>,
+    keep: Option<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -302,6 +329,44 @@ impl Values<'_> {
     fn duration(&self, key: &str, text: &str) -> Result<Duration, DefinitionError> {
         pinwheel_tasks::duration::parse(text)
             .map_err(|error| self.invalid(key, text, format!("a duration: {}", error.hint)))
+    }
+
+    fn keep(&self, key: &str, text: Option<&str>) -> Result<Keep, DefinitionError> {
+        match text {
+            None => Ok(Keep::default()),
+            Some("forever") => Ok(Keep::Forever),
+            Some(text) => match pinwheel_tasks::duration::parse(text) {
+                Ok(time) if !time.is_zero() => Ok(Keep::For(time)),
+                Ok(_) | Err(_) => {
+                    Err(self.invalid(key, text, "a duration such as `30d`, or `forever`"))
+                }
+            },
+        }
+    }
+
+    fn dead_letters(
+        &self,
+        topic: &str,
+        table: DeadLettersTable,
+    ) -> Result<DeadLetterSink, DefinitionError> {
+        match (table.topic, table.keep) {
+            (None, keep) => {
+                let keep = self.keep("sinks.dead_letters.keep", keep.as_deref())?;
+                Ok(DeadLetterSink::Table(keep))
+            }
+            (Some(_), Some(keep)) => {
+                let expected = "no such key beside `topic`: the broker keeps what is on a topic";
+                Err(self.invalid("sinks.dead_letters.keep", &keep, expected))
+            }
+            (Some(own), None) if own == topic => {
+                let expected = "another topic than the stream's own";
+                Err(self.invalid("sinks.dead_letters.topic", topic, expected))
+            }
+            (Some(other), None) => {
+                let other = self.topic("sinks.dead_letters.topic", other)?;
+                Ok(DeadLetterSink::Topic(other))
+            }
+        }
     }
 
     /// Windows begin at whole multiples of seconds since 1970.
@@ -391,8 +456,24 @@ impl Values<'_> {
                 return Err(self.invalid(&key("late"), "", expected));
             }
         };
+        let keep = match (table.keep.as_deref(), span) {
+            (text, Span::Time { .. }) => self.keep(&key("keep"), text)?,
+            (Some(text), Span::Last(_)) => {
+                let expected = "no such key: the last events are always kept";
+                return Err(self.invalid(&key("keep"), text, expected));
+            }
+            (None, Span::Last(_)) => Keep::Forever,
+        };
+        if let (Keep::For(kept), Some(text)) = (keep, &table.allowed_lateness)
+            && kept < allowed
+        {
+            let found = pinwheel_tasks::duration::text(kept);
+            let expected = format!("at least the window's `allowed_lateness` of `{text}`");
+            return Err(self.invalid(&key("keep"), &found, expected));
+        }
         Ok(WindowDefinition {
             name,
+            keep,
             span,
             by: table.by,
             follow: table.follow,
@@ -463,14 +544,8 @@ impl StreamDefinition {
             return Err(values.invalid("sinks.posts.table", table, expected));
         }
         let dead_letters = match sinks.dead_letters {
-            None => DeadLetterSink::Table,
-            Some(sink) if sink.topic == topic => {
-                let expected = "another topic than the stream's own";
-                return Err(values.invalid("sinks.dead_letters.topic", &topic, expected));
-            }
-            Some(sink) => {
-                DeadLetterSink::Topic(values.topic("sinks.dead_letters.topic", sink.topic)?)
-            }
+            None => DeadLetterSink::default(),
+            Some(table) => values.dead_letters(&topic, table)?,
         };
         if posts.is_none() && windows.is_empty() {
             let expected = "a table, or `windows`: a stream must keep something";
@@ -672,6 +747,17 @@ mod tests {
                 "every = \"30m\"",
                 "every = \"30m\"\nallowed_lateness = \"1m\"",
             ),
+            ("every = \"30m\"", "every = \"30m\"\nkeep = \"0s\""),
+            ("every = \"30m\"", "every = \"30m\"\nkeep = \"always\""),
+            (
+                "every = \"30m\"",
+                "every = \"30m\"\nlate = \"drop\"\nallowed_lateness = \"2h\"\nkeep = \"1h\"",
+            ),
+            ("last = 1000", "last = 5\nkeep = \"1d\""),
+            (
+                "[sinks.posts]",
+                "[sinks.dead_letters]\ntopic = \"dead\"\nkeep = \"1d\"\n[sinks.posts]",
+            ),
             ("[windows.posts_per_category]", "[windows.\"a b\"]"),
             (
                 "[sinks.posts]",
@@ -724,6 +810,39 @@ mod tests {
         assert_eq!(
             stream.windows[0].late,
             Late::DeadLetter(Duration::from_secs(600))
+        );
+        assert_eq!(
+            stream.windows[0].keep,
+            Keep::For(Duration::from_secs(90 * 86_400))
+        );
+    }
+
+    #[test]
+    fn windows_and_dead_letters_are_kept_for_thirty_days_unless_the_file_says_otherwise() {
+        let days = |days: u64| Keep::For(Duration::from_secs(days * 86_400));
+        let stream = StreamDefinition::parse("pins.toml", SHIPPED).expect("valid");
+        assert_eq!(stream.dead_letters, DeadLetterSink::Table(days(30)));
+        for window in &stream.windows {
+            let keep = match window.span {
+                Span::Time { .. } => days(30),
+                Span::Last(_) => Keep::Forever,
+            };
+            assert_eq!(window.keep, keep, "{}", window.name);
+        }
+        let text = SHIPPED
+            .replace("every = \"30m\"", "every = \"30m\"\nkeep = \"forever\"")
+            .replace(
+                "[sinks.posts]",
+                "[sinks.dead_letters]\nkeep = \"7d\"\n[sinks.posts]",
+            );
+        let stream = StreamDefinition::parse("pins.toml", &text).expect("valid");
+        assert_eq!(stream.dead_letters, DeadLetterSink::Table(days(7)));
+        assert!(
+            stream
+                .windows
+                .iter()
+                .any(|window| window.name == "followers_per_category"
+                    && window.keep == Keep::Forever)
         );
     }
 

@@ -2,7 +2,7 @@
 //! partition goes. Pure: no clock, no I/O; the same messages from the same position give the same fold.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -10,8 +10,9 @@ use chrono::{DateTime, NaiveDateTime};
 use pinwheel_tasks::dataset::{Cell, Rejected, Row, Stage};
 
 use super::{
-    definition::Late,
+    definition::{Keep, Late},
     plan::{Plan, Window, WindowSpan},
+    rows::{Newest, Rows},
 };
 
 /// A time this far ahead of the clock does not move the watermark, or one wrong producer would make every other event late.
@@ -52,14 +53,6 @@ pub(super) struct Advance {
     pub(super) dropped: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Post {
-    pub(super) values: Vec<Cell>,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-    pub(super) timestamp_ms: Option<i64>,
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) events: i64,
@@ -90,7 +83,7 @@ pub(super) type Recent = (Option<i64>, String);
 #[derive(Debug, Default)]
 pub(super) struct Folded {
     pub(super) advances: BTreeMap<i32, Advance>,
-    pub(super) posts: BTreeMap<String, Post>,
+    pub(super) posts: Rows,
     /// By the window's position in the plan, its pane's start and its group.
     pub(super) windows: BTreeMap<(usize, i64, String), Counts>,
     /// By the window's position in the plan and the partition, oldest first.
@@ -118,6 +111,7 @@ pub(super) struct Folder {
     positions: BTreeMap<i32, Position>,
     /// One entry per window of the plan.
     panes: Vec<Panes>,
+    newest: Newest,
     folded: Folded,
 }
 
@@ -129,6 +123,7 @@ impl Folder {
             plan,
             lateness_ms,
             positions,
+            newest: Newest::default(),
             folded: Folded::default(),
         }
     }
@@ -165,6 +160,7 @@ impl Folder {
     /// Hands out the batch and starts the next one.
     pub(super) fn take(&mut self) -> Folded {
         let mut folded = std::mem::take(&mut self.folded);
+        folded.posts = self.newest.take();
         for (window, panes) in self.panes.iter_mut().enumerate() {
             for (start, groups) in panes.drain() {
                 let counted = groups
@@ -273,13 +269,8 @@ impl Folder {
                     self.folded.dead.push(letter);
                 }
                 if let Some(key) = key {
-                    let post = Post {
-                        values: row.values,
-                        partition: message.partition,
-                        offset: message.offset,
-                        timestamp_ms,
-                    };
-                    keep_latest(&mut self.folded.posts, key, post);
+                    let place = (message.partition, message.offset, timestamp_ms);
+                    self.newest.keep(&plan.dataset, key, &row.values, place);
                 }
             }
             Err(Rejected {
@@ -417,9 +408,11 @@ fn open_pane(window: &Window, time: i64, watermark: Option<i64>) -> Option<(i64,
     let Some(watermark) = watermark else {
         return Some((start, false));
     };
-    let allowed = match window.late {
-        Late::Count => return Some((start, start + slide_ms <= watermark)),
-        Late::Drop(allowed) | Late::DeadLetter(allowed) => {
+    // What is kept for long enough is deleted; a pane that an event made anew would count that event alone.
+    let allowed = match (window.late, window.keep) {
+        (Late::Count, Keep::Forever) => return Some((start, start + slide_ms <= watermark)),
+        (Late::Count, Keep::For(allowed))
+        | (Late::Drop(allowed) | Late::DeadLetter(allowed), _) => {
             i64::try_from(allowed.as_millis()).unwrap_or(i64::MAX)
         }
     };
@@ -473,25 +466,5 @@ fn group_of<'r>(window: &Window, row: &'r Row) -> &'r str {
             | Cell::TextList(_)
             | Cell::Json(_),
         ) => "",
-    }
-}
-
-/// The rule of the upsert's `where`, in memory.
-fn keep_latest(posts: &mut BTreeMap<String, Post>, key: String, post: Post) {
-    match posts.entry(key) {
-        Entry::Vacant(entry) => {
-            entry.insert(post);
-        }
-        Entry::Occupied(mut entry) => {
-            let kept = entry.get();
-            let is_later = if kept.partition == post.partition {
-                kept.offset < post.offset
-            } else {
-                (kept.timestamp_ms, kept.partition) < (post.timestamp_ms, post.partition)
-            };
-            if is_later {
-                entry.insert(post);
-            }
-        }
     }
 }

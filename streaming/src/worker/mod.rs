@@ -11,14 +11,23 @@
 
 mod dead_topic;
 mod definition;
+mod error;
 mod fold;
 mod plan;
+mod posts;
+mod report;
+mod rows;
 mod sink;
 mod source;
 mod status;
+mod sweep;
 
 #[cfg(test)]
+mod posts_tests;
+#[cfg(test)]
 mod share_tests;
+#[cfg(test)]
+mod sweep_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -46,12 +55,14 @@ use self::{
     plan::Plan,
     sink::{Held, NotCommitted, Sink},
     source::{Event, Extent, Member, Opened, Reading, Source},
+    sweep::Sweeper,
 };
 pub use self::{
     definition::{
-        BatchLimits, DeadLetterSink, DefinitionError, EventTime, GroupProtocol, Late, OnGap, Span,
-        StreamDefinition, WindowDefinition,
+        BatchLimits, DeadLetterSink, DefinitionError, EventTime, GroupProtocol, Keep, Late, OnGap,
+        Span, StreamDefinition, WindowDefinition,
     },
+    error::Error,
     status::{PartitionStatus, State, Status},
 };
 use crate::{backoff::Backoff, metrics};
@@ -120,99 +131,6 @@ impl WorkerOptions {
     }
 }
 
-/// Why a worker stopped that was not asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The stream does not fit its dataset.
-    #[error("stream `{stream}` cannot run: {problem}")]
-    Plan {
-        /// The stream.
-        stream: String,
-        /// What does not fit.
-        problem: String,
-    },
-    /// The panes of a window that are kept have another length than the file says.
-    #[error(
-        "stream `{stream}` has kept window `{window}` with another `slide`: give the window another name, and its counts begin anew"
-    )]
-    Window {
-        /// The stream.
-        stream: String,
-        /// The window.
-        window: String,
-    },
-    /// The topic of dead letters cannot be used.
-    #[error("stream `{stream}`: {problem}")]
-    DeadLetters {
-        /// The stream.
-        stream: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Another worker took the partitions, and the stream has no group.
-    #[error(
-        "another worker has taken partition {partition} of stream `{stream}` (generation {generation})"
-    )]
-    Fenced {
-        /// The stream.
-        stream: String,
-        /// One of the partitions.
-        partition: i32,
-        /// The generation that the other worker holds.
-        generation: i64,
-    },
-    /// The broker has deleted offsets that were not read yet.
-    #[error(
-        "offsets {from} to {to} of `{topic}` partition {partition} are gone before stream `{stream}` read them; \
-         set `on_gap = \"skip\"` in the stream file to record the gap and go on behind it"
-    )]
-    Gap {
-        /// The stream.
-        stream: String,
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
-        /// The first offset that is gone.
-        from: i64,
-        /// The last offset that is gone.
-        to: i64,
-    },
-    /// The partition ends before the stored offset: the topic was deleted and made anew, or lost its tail.
-    #[error(
-        "`{topic}` partition {partition} ends at offset {end}, but stream `{stream}` has read up to {next}: the topic was made anew or lost \
-         records; give the stream another `id` to read it from the beginning"
-    )]
-    Truncated {
-        /// The stream.
-        stream: String,
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
-        /// The end of the partition.
-        end: i64,
-        /// The next offset that the stream would read.
-        next: i64,
-    },
-    /// Postgres refuses what waiting does not heal.
-    #[error("stream `{stream}`: Postgres refuses: {source}")]
-    Database {
-        /// The stream.
-        stream: String,
-        /// What it said.
-        source: sqlx::Error,
-    },
-    /// Kafka refuses what waiting does not heal.
-    #[error("stream `{stream}`: Kafka refuses: {source}")]
-    Kafka {
-        /// The stream.
-        stream: String,
-        /// What it said.
-        source: KafkaError,
-    },
-}
-
 /// How long a worker that is asked to stop may write what it has read.
 const FINISH: Duration = Duration::from_secs(10);
 
@@ -228,6 +146,7 @@ pub struct Worker {
     /// When each of them last brought something; those that are known to be idle have no entry.
     lively: BTreeMap<i32, Instant>,
     dead_topic: Option<DeadTopic>,
+    sweeper: Sweeper,
     /// What this worker has added to the gauges that it shares with others of its process.
     gauged: Gauged,
     backoff: Backoff,
@@ -298,7 +217,7 @@ impl Worker {
                     problem,
                 }
             })?;
-        let pool = sink::pool(&options.database_url, 2)
+        let pool = sink::worker_pool(&options.database_url, 3)
             .map_err(|source| Error::Database { stream, source })?;
         let metrics = options.metrics.clone();
         Ok(Self {
@@ -309,6 +228,7 @@ impl Worker {
             held: BTreeMap::new(),
             lively: BTreeMap::new(),
             dead_topic: None,
+            sweeper: Sweeper::default(),
             gauged: Gauged::default(),
             backoff: Backoff::new(),
             options,
@@ -338,6 +258,8 @@ impl Worker {
         }
         self.held.clear();
         self.gauge_partitions();
+        // A sweep under way would keep its connection.
+        self.sweeper = Sweeper::default();
         self.sink.close().await;
         result
     }
@@ -534,31 +456,6 @@ impl Worker {
         tracing::info!(stream, ?partitions, "stream: gave up partitions");
     }
 
-    fn mark_up(&mut self) {
-        self.gauge_up(1);
-    }
-
-    fn mark_down(&mut self) {
-        self.gauge_up(0);
-    }
-
-    fn gauge_up(&mut self, up: i64) {
-        let gauge = &self.metrics.up;
-        gauge
-            .with_label_values(&[&self.plan.definition.id])
-            .add(up - self.gauged.up);
-        self.gauged.up = up;
-    }
-
-    fn gauge_partitions(&mut self) {
-        let partitions = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
-        let gauge = &self.metrics.partitions;
-        gauge
-            .with_label_values(&[&self.plan.definition.id])
-            .add(partitions - self.gauged.partitions);
-        self.gauged.partitions = partitions;
-    }
-
     fn give_up_all(&mut self) {
         if !self.held.is_empty() {
             let all: Vec<i32> = self.held.keys().copied().collect();
@@ -733,6 +630,7 @@ impl Worker {
                     let events = self.status.borrow().events;
                     self.tick(source, (events - last.1) as f64 / (now - last.0).as_secs_f64()).await;
                     last = (now, events);
+                    self.sweeper.sweep_when_due(&self.sink.pool, &self.plan);
                     if looked.elapsed() >= self.options.discovery {
                         looked = now;
                         self.reread_quietly().await?;
@@ -886,36 +784,6 @@ impl Worker {
         }
     }
 
-    /// Once a second: lag, throughput, and whether the broker is there.
-    async fn tick(&mut self, source: &Source, events_per_second: f64) {
-        let reported = source.reported();
-        let before = self.status.borrow().clone();
-        self.see_ends(reported.ends.into_iter());
-        self.status.send_if_modified(|status| {
-            let changed = status.events_per_second != events_per_second;
-            status.events_per_second = events_per_second;
-            changed
-        });
-        let stream = self.plan.definition.id.clone();
-        match reported.is_connected {
-            Some(false) if before.state == State::Running => {
-                let reason = self.kafka_away();
-                tracing::warn!(stream, reason, "stream `{stream}` waits: {reason}");
-                self.mark_down();
-                self.say(State::Waiting, Some(reason));
-            }
-            Some(true) if before.state == State::Waiting => {
-                tracing::info!(stream, "stream `{stream}` reads again");
-                self.mark_up();
-                self.say(State::Running, None);
-            }
-            Some(_) | None => {}
-        }
-        if *self.status.borrow() != before || before.events_per_second > 0.0 {
-            self.write_status().await;
-        }
-    }
-
     /// An idle worker commits nothing and would not notice that it was fenced.
     async fn reread_quietly(&mut self) -> Result<(), Broken> {
         let before = self.held.clone();
@@ -936,83 +804,6 @@ impl Worker {
                 .iter()
                 .any(|partition| !self.held.contains_key(partition)),
             Ok(None) | Err(_) => false,
-        }
-    }
-
-    fn see_ends(&self, ends: impl Iterator<Item = (i32, i64)>) {
-        let ends: BTreeMap<i32, i64> = ends.collect();
-        let mut partitions = self.partition_status();
-        for partition in &mut partitions {
-            if let Some(end) = ends.get(&partition.partition) {
-                // What was read tells more than a report that is a second old.
-                let end = (*end).max(partition.next_offset);
-                partition.end_offset = Some(end);
-                partition.lag = Some(end - partition.next_offset);
-                let labels = [
-                    self.plan.definition.id.as_str(),
-                    &partition.partition.to_string(),
-                ];
-                self.metrics
-                    .lag
-                    .with_label_values(&labels)
-                    .set(end - partition.next_offset);
-            }
-        }
-        self.status.send_if_modified(|status| {
-            let changed = status.partitions != partitions;
-            status.partitions = partitions;
-            changed
-        });
-    }
-
-    fn partition_status(&self) -> Vec<PartitionStatus> {
-        let status = self.status.borrow();
-        let known = |partition| {
-            status
-                .partitions
-                .iter()
-                .find(|known| known.partition == partition)
-                .and_then(|known| known.end_offset)
-        };
-        self.held
-            .iter()
-            .map(|(&partition, held)| {
-                let end_offset = known(partition).map(|end| end.max(held.next_offset));
-                PartitionStatus {
-                    partition,
-                    generation: held.generation,
-                    next_offset: held.next_offset,
-                    end_offset,
-                    lag: end_offset.map(|end| end - held.next_offset),
-                    watermark: held
-                        .watermark_ms
-                        .and_then(chrono::DateTime::from_timestamp_millis),
-                }
-            })
-            .collect()
-    }
-
-    fn say(&self, state: State, problem: Option<String>) {
-        let partitions = self.partition_status();
-        self.status.send_modify(|status| {
-            status.state = state;
-            status.problem = problem;
-            status.partitions = partitions;
-            if state != State::Running {
-                status.events_per_second = 0.0;
-            }
-        });
-    }
-
-    /// The pages' copy. Not being able to write it is no reason to stop: who cannot reach Postgres finds out by itself.
-    async fn write_status(&self) {
-        let status = self.status.borrow().clone();
-        if let Err(error) = self
-            .sink
-            .write_status(&self.plan, &self.options.name, &status)
-            .await
-        {
-            tracing::debug!(%error, "stream: status not written: {error}");
         }
     }
 

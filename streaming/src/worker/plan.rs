@@ -1,11 +1,14 @@
-//! A stream definition bound to its dataset: which columns the table has, which of them the windows read, and the two
+//! A stream definition bound to its dataset: which columns the table has, which of them the windows read, and the
 //! SQL statements that depend on that. Every name in them is a checked identifier between quotes; values are bound.
 
 use std::{sync::Arc, time::Duration};
 
 use pinwheel_tasks::dataset::{ColumnType, Dataset};
 
-use super::definition::{EventTime, Late, Span, StreamDefinition, is_identifier};
+use super::{
+    definition::{EventTime, Keep, Late, Span, StreamDefinition, is_identifier},
+    rows::{self, oid},
+};
 
 /// The columns that the worker adds to those of the dataset.
 pub(super) const OWN_COLUMNS: [&str; 4] = [
@@ -33,6 +36,12 @@ pub(super) struct Posts {
     pub(super) create_table: String,
     pub(super) add_columns: Vec<String>,
     pub(super) upsert: String,
+    /// Which of an array of keys the table has.
+    pub(super) find_keys: String,
+    /// Takes rows as `rows` encodes them.
+    pub(super) copy: String,
+    /// The columns of such a row, with Postgres' numbers of their types.
+    pub(super) types: Vec<(String, u32)>,
 }
 
 /// A window with its columns resolved.
@@ -43,6 +52,7 @@ pub(super) struct Window {
     pub(super) by: Option<usize>,
     pub(super) follow: Option<usize>,
     pub(super) late: Late,
+    pub(super) keep: Keep,
 }
 
 /// What a window spans, as the fold counts it.
@@ -117,6 +127,7 @@ impl Plan {
                 by,
                 follow,
                 late: window.late,
+                keep: window.keep,
             });
         }
         let event_time = match &definition.event_time {
@@ -128,6 +139,9 @@ impl Plan {
             create_table: create_table(table, &dataset),
             add_columns: add_columns(table, &dataset),
             upsert: upsert_posts(table, &dataset),
+            find_keys: find_keys(table, &dataset),
+            copy: copy_posts(table, &dataset),
+            types: types(&dataset),
         });
         Ok(Self {
             definition,
@@ -221,6 +235,38 @@ fn add_columns(table: &str, dataset: &Dataset) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// The columns of an encoded row: the dataset's, and where the row came from.
+fn types(dataset: &Dataset) -> Vec<(String, u32)> {
+    let own = [oid::INTEGER, oid::BIGINT, oid::TIMESTAMPTZ];
+    let columns = dataset.columns().iter();
+    columns
+        .map(|column| (column.name.clone(), rows::oid_of(column.column_type)))
+        .chain(OWN_COLUMNS.iter().map(|&name| name.to_owned()).zip(own))
+        .collect()
+}
+
+/// Reads which keys are there. Takes no lock.
+fn find_keys(table: &str, dataset: &Dataset) -> String {
+    let key = &dataset.columns()[dataset.key()];
+    format!(
+        "select \"{name}\" from \"{table}\" where \"{name}\" = any($1::{carried}[])",
+        name = key.name,
+        carried = carried_type(key.column_type)
+    )
+}
+
+/// Copies posts whose keys are new. Locks nothing that is there; fails by the primary key where one is.
+fn copy_posts(table: &str, dataset: &Dataset) -> String {
+    let names: Vec<String> = types(dataset)
+        .into_iter()
+        .map(|(name, _)| format!("\"{name}\""))
+        .collect();
+    format!(
+        "copy \"{table}\" ({}) from stdin with (format binary)",
+        names.join(", ")
+    )
 }
 
 /// Upserts posts by key; the latest wins: within a partition by offset, and where a key moved to another partition

@@ -10,17 +10,17 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use pinwheel_tasks::dataset::{Cell, ColumnType};
 use sqlx::{
-    AssertSqlSafe, PgPool, Postgres, Row as _, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, Row as _,
     migrate::MigrateError,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
 
 use super::{
-    fold::{Counts, DeadLetter, Folded, Post, Recent},
-    plan::{Plan, Posts, Window, WindowSpan},
+    fold::{Counts, DeadLetter, Folded, Recent},
+    plan::{Plan, Window, WindowSpan},
+    posts::{self, Table, Way},
     status::Status,
 };
 
@@ -54,18 +54,30 @@ impl From<sqlx::Error> for NotCommitted {
 }
 
 pub(super) struct Sink {
-    pool: PgPool,
+    pub(super) pool: PgPool,
+    pub(super) table: Table,
 }
 
 /// Opens a pool whose search path is the schema `live`. Connects when it is first used.
 pub(super) fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
+    pool_with(url, connections, &[])
+}
+
+/// Opens a pool for a worker, whose statements all go by a key. A plan lives as long as its connection: one that was made while a
+/// table was empty would read the whole table for ever, and compare each row with each key of a batch.
+pub(super) fn worker_pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
+    pool_with(url, connections, &[("enable_seqscan", "off")])
+}
+
+fn pool_with(url: &str, connections: u32, more: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?
         .application_name("pinwheel stream")
         .options([
             ("search_path", "live"),
             ("statement_timeout", "30s"),
             ("idle_in_transaction_session_timeout", "30s"),
-        ]);
+        ])
+        .options(more.iter().copied());
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(4))
@@ -74,7 +86,10 @@ pub(super) fn pool(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
 
 impl Sink {
     pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self {
+            pool,
+            table: Table::default(),
+        }
     }
 
     /// Makes the schema, runs its migrations, makes the stream's table and says what its windows are. A window whose panes
@@ -82,7 +97,7 @@ impl Sink {
     pub(super) async fn prepare(&self, plan: &Plan) -> Result<Option<String>, sqlx::Error> {
         migrate(&self.pool).await?;
         if let Some(posts) = &plan.posts {
-            self.prepare_posts(plan, posts).await?;
+            self.table.prepare(&self.pool, plan, posts).await?;
         }
         let kept: Vec<(String, i64)> = sqlx::query_as(include_str!("../queries/read_slides.sql"))
             .bind(&plan.definition.id)
@@ -117,39 +132,6 @@ impl Sink {
             .execute(&self.pool)
             .await?;
         Ok(None)
-    }
-
-    async fn prepare_posts(&self, plan: &Plan, posts: &Posts) -> Result<(), sqlx::Error> {
-        let table: Option<String> = sqlx::query_scalar("select to_regclass($1)::text")
-            .bind(format!("\"{}\"", posts.table))
-            .fetch_one(&self.pool)
-            .await?;
-        if table.is_none() {
-            let created = sqlx::query(AssertSqlSafe(posts.create_table.as_str()))
-                .execute(&self.pool)
-                .await;
-            unless_made_by_another(created)?;
-        }
-        let present: Vec<String> = sqlx::query_scalar(
-            "select attname::text from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
-        )
-        .bind(format!("\"{}\"", posts.table))
-        .fetch_all(&self.pool)
-        .await?;
-        // `alter table` takes an exclusive lock, so it is only asked where a column is missing.
-        if plan
-            .dataset
-            .columns()
-            .iter()
-            .any(|column| !present.contains(&column.name))
-        {
-            for statement in &posts.add_columns {
-                sqlx::query(AssertSqlSafe(statement.as_str()))
-                    .execute(&self.pool)
-                    .await?;
-            }
-        }
-        Ok(())
     }
 
     /// Takes partitions, each with the first offset to read if the stream has never seen it.
@@ -209,48 +191,80 @@ impl Sink {
         held: &BTreeMap<i32, Held>,
         folded: Folded,
     ) -> Result<(), NotCommitted> {
-        match tokio::time::timeout(COMMIT_TIMEOUT, self.write(plan, held, folded)).await {
-            Ok(result) => result,
-            Err(_) => Err(NotCommitted::Database(sqlx::Error::Io(
-                std::io::Error::new(
-                    std::io::ErrorKind::TimedOut,
-                    format!(
-                        "no answer to a commit for {} seconds",
-                        COMMIT_TIMEOUT.as_secs()
-                    ),
-                ),
-            ))),
+        let mut connection = self.pool.acquire().await?;
+        let written = self.write(&mut connection, plan, held, &folded);
+        let written = tokio::time::timeout(COMMIT_TIMEOUT, written)
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!(
+                    "no answer to a commit for {} seconds",
+                    COMMIT_TIMEOUT.as_secs()
+                );
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, message);
+                Err(NotCommitted::Database(sqlx::Error::Io(error)))
+            });
+        if matches!(written, Err(NotCommitted::Database(_))) {
+            // It may be in the middle of a `copy`; nobody else shall find it so.
+            connection.close_on_drop();
         }
+        written
     }
 
     async fn write(
         &self,
+        connection: &mut PgConnection,
         plan: &Plan,
         held: &BTreeMap<i32, Held>,
-        folded: Folded,
+        folded: &Folded,
     ) -> Result<(), NotCommitted> {
-        let mut transaction = self.pool.begin().await?;
-        if !advance(&mut transaction, plan, held, &folded).await? {
+        match self
+            .write_by(
+                connection,
+                plan,
+                held,
+                folded,
+                self.table.way(&folded.posts),
+            )
+            .await
+        {
+            Err(NotCommitted::Database(error)) if posts::is_taken(&error) => {
+                self.write_by(connection, plan, held, folded, Way::Upsert)
+                    .await
+            }
+            written => written,
+        }
+    }
+
+    async fn write_by(
+        &self,
+        connection: &mut PgConnection,
+        plan: &Plan,
+        held: &BTreeMap<i32, Held>,
+        folded: &Folded,
+        way: Way,
+    ) -> Result<(), NotCommitted> {
+        let mut transaction = connection.begin().await?;
+        if !advance(&mut transaction, plan, held, folded).await? {
             transaction.rollback().await?;
             return Err(NotCommitted::Guarded);
         }
         if let (Some(posts), false) = (&plan.posts, folded.posts.is_empty()) {
-            upsert_posts(plan, posts, folded.posts)
-                .execute(&mut *transaction)
+            self.table
+                .write(&mut transaction, plan, posts, &folded.posts, way)
                 .await?;
         }
         if !folded.windows.is_empty() {
-            add_windows(plan, folded.windows)
+            add_windows(plan, &folded.windows)
                 .execute(&mut *transaction)
                 .await?;
         }
-        for ((window, partition), last) in folded.recent {
-            add_recent(plan, window, partition, last)
+        for ((window, partition), last) in &folded.recent {
+            add_recent(plan, *window, *partition, last)
                 .execute(&mut *transaction)
                 .await?;
         }
         if !folded.dead.is_empty() {
-            add_dead_letters(plan, folded.dead)
+            add_dead_letters(plan, &folded.dead)
                 .execute(&mut *transaction)
                 .await?;
         }
@@ -337,7 +351,7 @@ pub(crate) async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
 }
 
 /// `if not exists` is no protection against another process that does the same at the same time.
-fn unless_made_by_another<T>(made: Result<T, sqlx::Error>) -> Result<(), sqlx::Error> {
+pub(super) fn unless_made_by_another<T>(made: Result<T, sqlx::Error>) -> Result<(), sqlx::Error> {
     match made {
         Err(sqlx::Error::Database(error))
             if matches!(error.code().as_deref(), Some("23505" | "42P06" | "42P07")) =>
@@ -372,7 +386,7 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 }
 
 async fn advance(
-    transaction: &mut Transaction<'static, Postgres>,
+    connection: &mut PgConnection,
     plan: &Plan,
     held: &BTreeMap<i32, Held>,
     folded: &Folded,
@@ -429,136 +443,31 @@ async fn advance(
                 .map(|advance| advance.dropped)
                 .collect::<Vec<i64>>(),
         )
-        .execute(&mut **transaction)
+        .execute(connection)
         .await?;
     Ok(moved.rows_affected() == advances.len() as u64)
 }
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
-fn upsert_posts<'p>(plan: &Plan, table: &'p Posts, posts: BTreeMap<String, Post>) -> Statement<'p> {
-    let columns = plan.dataset.columns();
-    let mut arrays: Vec<Carried> = columns
-        .iter()
-        .map(|column| Carried::new(column.column_type, posts.len()))
-        .collect();
-    let mut partitions = Vec::with_capacity(posts.len());
-    let mut offsets = Vec::with_capacity(posts.len());
-    let mut timestamps = Vec::with_capacity(posts.len());
-    for post in posts.into_values() {
-        partitions.push(post.partition);
-        offsets.push(post.offset);
-        timestamps.push(post.timestamp_ms.and_then(instant));
-        for (array, cell) in arrays.iter_mut().zip(post.values) {
-            array.push(cell);
-        }
-    }
-    let statement = sqlx::query(AssertSqlSafe(table.upsert.as_str()));
-    let statement = arrays
-        .into_iter()
-        .fold(statement, |statement, array| match array {
-            Carried::Text(values) => statement.bind(values),
-            Carried::Integer(values) => statement.bind(values),
-            Carried::Float(values) => statement.bind(values),
-            Carried::Timestamp(values) => statement.bind(values),
-            Carried::Boolean(values) => statement.bind(values),
-        });
-    statement.bind(partitions).bind(offsets).bind(timestamps)
-}
-
-/// A column of a batch on its way to Postgres.
-enum Carried {
-    Text(Vec<Option<String>>),
-    Integer(Vec<Option<i64>>),
-    Float(Vec<Option<f64>>),
-    Boolean(Vec<Option<bool>>),
-    Timestamp(Vec<Option<DateTime<Utc>>>),
-}
-
-impl Carried {
-    fn new(column_type: ColumnType, rows: usize) -> Self {
-        match column_type {
-            ColumnType::Text | ColumnType::TextList | ColumnType::Json => {
-                Self::Text(Vec::with_capacity(rows))
-            }
-            ColumnType::Integer => Self::Integer(Vec::with_capacity(rows)),
-            ColumnType::Float => Self::Float(Vec::with_capacity(rows)),
-            ColumnType::Boolean => Self::Boolean(Vec::with_capacity(rows)),
-            ColumnType::Timestamp => Self::Timestamp(Vec::with_capacity(rows)),
-        }
-    }
-
-    /// A cell always has its column's type; were it otherwise, NULL is what the column can hold.
-    fn push(&mut self, cell: Cell) {
-        match self {
-            Self::Text(values) => values.push(match cell {
-                Cell::Text(text) | Cell::Json(text) => Some(text),
-                Cell::TextList(items) => Some(array_literal(&items)),
-                Cell::Null
-                | Cell::Integer(_)
-                | Cell::Float(_)
-                | Cell::Boolean(_)
-                | Cell::Timestamp(_) => None,
-            }),
-            Self::Integer(values) => values.push(match cell {
-                Cell::Integer(value) => Some(value),
-                Cell::Null
-                | Cell::Text(_)
-                | Cell::Float(_)
-                | Cell::Boolean(_)
-                | Cell::Timestamp(_)
-                | Cell::TextList(_)
-                | Cell::Json(_) => None,
-            }),
-            Self::Float(values) => values.push(match cell {
-                Cell::Float(value) => Some(value),
-                Cell::Null
-                | Cell::Text(_)
-                | Cell::Integer(_)
-                | Cell::Boolean(_)
-                | Cell::Timestamp(_)
-                | Cell::TextList(_)
-                | Cell::Json(_) => None,
-            }),
-            Self::Boolean(values) => values.push(match cell {
-                Cell::Boolean(value) => Some(value),
-                Cell::Null
-                | Cell::Text(_)
-                | Cell::Integer(_)
-                | Cell::Float(_)
-                | Cell::Timestamp(_)
-                | Cell::TextList(_)
-                | Cell::Json(_) => None,
-            }),
-            Self::Timestamp(values) => values.push(match cell {
-                Cell::Timestamp(micros) => DateTime::from_timestamp_micros(micros),
-                Cell::Null
-                | Cell::Text(_)
-                | Cell::Integer(_)
-                | Cell::Float(_)
-                | Cell::Boolean(_)
-                | Cell::TextList(_)
-                | Cell::Json(_) => None,
-            }),
-        }
-    }
-}
-
-fn add_windows(plan: &Plan, windows: BTreeMap<(usize, i64, String), Counts>) -> Statement<'_> {
+fn add_windows<'q>(
+    plan: &'q Plan,
+    windows: &'q BTreeMap<(usize, i64, String), Counts>,
+) -> Statement<'q> {
     let (mut names, mut starts, mut ends, mut groups) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut events, mut dead, mut late) = (Vec::new(), Vec::new(), Vec::new());
     let (mut followed, mut sums, mut maxima) = (Vec::new(), Vec::new(), Vec::new());
     for ((position, start_ms, group), counts) in windows {
-        let Window { name, span, .. } = &plan.windows[position];
+        let Window { name, span, .. } = &plan.windows[*position];
         let WindowSpan::Panes { slide_ms, .. } = span else {
             continue;
         };
-        let start = instant(start_ms).expect("times beyond the year 9999 were dropped");
-        names.push(name.clone());
+        let start = instant(*start_ms).expect("times beyond the year 9999 were dropped");
+        names.push(name.as_str());
         starts.push(start);
         ends.push(start + TimeDelta::milliseconds(*slide_ms));
-        groups.push(group);
+        groups.push(group.as_str());
         events.push(counts.events);
         dead.push(counts.dead);
         late.push(counts.late);
@@ -580,7 +489,12 @@ fn add_windows(plan: &Plan, windows: BTreeMap<(usize, i64, String), Counts>) -> 
         .bind(maxima)
 }
 
-fn add_recent(plan: &Plan, window: usize, partition: i32, last: VecDeque<Recent>) -> Statement<'_> {
+fn add_recent<'q>(
+    plan: &'q Plan,
+    window: usize,
+    partition: i32,
+    last: &'q VecDeque<Recent>,
+) -> Statement<'q> {
     let Window { name, span, .. } = &plan.windows[window];
     let most = match span {
         WindowSpan::Last(most) => i32::try_from(*most).unwrap_or(i32::MAX),
@@ -589,7 +503,7 @@ fn add_recent(plan: &Plan, window: usize, partition: i32, last: VecDeque<Recent>
     let (mut seen, mut groups) = (Vec::new(), Vec::new());
     for (seen_ms, group) in last {
         seen.push(seen_ms.and_then(instant));
-        groups.push(group);
+        groups.push(group.as_str());
     }
     sqlx::query(include_str!("../queries/add_recent.sql"))
         .bind(&plan.definition.id)
@@ -601,7 +515,7 @@ fn add_recent(plan: &Plan, window: usize, partition: i32, last: VecDeque<Recent>
         .bind(most)
 }
 
-fn add_dead_letters(plan: &Plan, dead: Vec<DeadLetter>) -> Statement<'_> {
+fn add_dead_letters<'q>(plan: &'q Plan, dead: &'q [DeadLetter]) -> Statement<'q> {
     let (mut partitions, mut offsets, mut times) = (Vec::new(), Vec::new(), Vec::new());
     let (mut stages, mut rules, mut fields, mut details) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -614,8 +528,8 @@ fn add_dead_letters(plan: &Plan, dead: Vec<DeadLetter>) -> Statement<'_> {
         rules.push(without_nul(&letter.rule));
         fields.push(letter.field.as_deref().map(without_nul));
         details.push(without_nul(&letter.detail));
-        keys.push(letter.key);
-        raws.push(letter.raw);
+        keys.push(letter.key.as_deref());
+        raws.push(letter.raw.as_deref());
     }
     sqlx::query(include_str!("../queries/add_dead_letters.sql"))
         .bind(&plan.definition.id)
@@ -648,26 +562,6 @@ fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// Writes a list as Postgres' array literal, every element between quotes.
-fn array_literal(items: &[String]) -> String {
-    let mut literal = String::from("{");
-    for (position, item) in items.iter().enumerate() {
-        if position > 0 {
-            literal.push(',');
-        }
-        literal.push('"');
-        for character in item.chars() {
-            match character {
-                '"' | '\\' => literal.extend(['\\', character]),
-                _ => literal.push(character),
-            }
-        }
-        literal.push('"');
-    }
-    literal.push('}');
-    literal
-}
-
 fn instant(milliseconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(milliseconds)
 }
@@ -675,26 +569,6 @@ fn instant(milliseconds: i64) -> Option<DateTime<Utc>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lists_become_array_literals_that_keep_every_character() {
-        let items = [
-            "plain",
-            "",
-            "NULL",
-            "a,b",
-            "q\"uote",
-            "back\\slash",
-            "{brace}",
-            "日本 é",
-        ]
-        .map(str::to_owned);
-        assert_eq!(
-            array_literal(&items),
-            "{\"plain\",\"\",\"NULL\",\"a,b\",\"q\\\"uote\",\"back\\\\slash\",\"{brace}\",\"日本 é\"}"
-        );
-        assert_eq!(array_literal(&[]), "{}");
-    }
 
     #[test]
     fn what_passes_is_told_from_what_stays() {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use pinwheel_tasks::dataset::{Cell, Dataset};
+use pinwheel_tasks::dataset::Dataset;
 use pinwheel_test_support::postgres::Postgres;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -115,10 +115,8 @@ fn the_latest_offset_of_a_key_wins_in_a_batch() {
     let folded = folder.take();
     let title = plan.dataset.position("title").expect("a column");
     assert_eq!(folded.posts.len(), 1);
-    assert_eq!(
-        folded.posts.values().next().expect("one").values[title],
-        Cell::Text("second".to_owned())
-    );
+    let row = folded.posts.iter().next().expect("one");
+    assert_eq!(row.fields().nth(title), Some(Some(&b"second"[..])));
     assert_eq!(folded.advances[&0].next_offset, 2);
     assert_eq!(folded.advances[&1].events, 1);
 }
@@ -228,7 +226,7 @@ impl Database {
 
     pub(super) async fn open_for(plan: &Plan) -> Self {
         let url = Postgres::shared().empty_database().await;
-        let pool = sink::pool(&url, 4).expect("a pool");
+        let pool = sink::worker_pool(&url, 4).expect("a pool");
         let database = Self {
             sink: Sink::new(pool.clone()),
             pool,

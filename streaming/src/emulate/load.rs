@@ -1,7 +1,10 @@
 //! A load generator for the ingest API: plain HTTP/1.1 over kept connections, one request after the other on each, because
 //! a whole client costs more than what is measured.
+//!
+//! It is for `pinwheel bench data`, and lives here because this crate is optimised in every profile.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,29 +16,31 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::failure::{Failure, Result};
-
 /// What a load did.
 #[derive(Debug, Default)]
-pub(super) struct Load {
+pub struct Load {
     /// Requests that were answered with 200.
-    pub(super) acknowledged: u64,
+    pub acknowledged: u64,
     /// All others.
-    pub(super) refused: u64,
+    pub refused: u64,
     /// From the first request to the last answer.
-    pub(super) took: Duration,
+    pub took: Duration,
     /// Every request's time, in order.
-    pub(super) times: Vec<Duration>,
+    pub times: Vec<Duration>,
 }
 
 /// Posts the bodies in turn over so many connections for so long.
-pub(super) async fn post(
+///
+/// # Errors
+///
+/// When a connection cannot be opened or breaks.
+pub async fn post(
     address: SocketAddr,
     path: &str,
     bodies: Arc<[Vec<u8>]>,
     connections: usize,
     lasts: Duration,
-) -> Result<Load> {
+) -> io::Result<Load> {
     let requests: Arc<[Vec<u8>]> = bodies
         .iter()
         .map(|body| {
@@ -69,14 +74,12 @@ pub(super) async fn post(
                 }
                 load.times.push(sent.elapsed());
             }
-            Ok::<_, std::io::Error>(load)
+            Ok::<_, io::Error>(load)
         });
     }
     let mut all = Load::default();
     while let Some(load) = clients.join_next().await {
-        let load = load.expect("a client does not panic").map_err(|error| {
-            Failure::failed("the ingest API did not answer its load").because(error)
-        })?;
+        let load = load.map_err(io::Error::other)??;
         all.acknowledged += load.acknowledged;
         all.refused += load.refused;
         all.times.extend(load.times);
@@ -87,30 +90,47 @@ pub(super) async fn post(
 }
 
 /// Reads one answer with a length and gives its status.
-async fn read_answer(connection: &mut TcpStream, answer: &mut Vec<u8>) -> std::io::Result<u16> {
+async fn read_answer(connection: &mut TcpStream, answer: &mut Vec<u8>) -> io::Result<u16> {
     answer.clear();
-    loop {
-        if let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
-            let text = String::from_utf8_lossy(&answer[..head]);
-            let length: usize = text
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
-                .unwrap_or_default();
-            let mut missing = (head + 4 + length).saturating_sub(answer.len());
-            let status = text.get(9..12).and_then(|status| status.parse().ok());
-            let mut rest = [0; 16 * 1024];
-            while missing > 0 {
-                let most = missing.min(rest.len());
-                let read = connection.read(&mut rest[..most]).await?;
-                if read == 0 {
-                    return Err(std::io::ErrorKind::UnexpectedEof.into());
-                }
-                missing -= read;
-            }
-            return Ok(status.unwrap_or_default());
-        }
+    let (status, whole) = loop {
         if connection.read_buf(answer).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if let Some(head) = read_head(answer) {
+            break head;
+        }
+    };
+    let mut left = whole.saturating_sub(answer.len());
+    while left > 0 {
+        answer.clear();
+        let read = connection.read_buf(answer).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        left = left.saturating_sub(read);
+    }
+    Ok(status)
+}
+
+/// The status and the length of an answer with its head, once the head is there.
+fn read_head(answer: &[u8]) -> Option<(u16, usize)> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let status = head.get(9..12)?.parse().ok()?;
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+    Some((status, end + length.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_as_long_as_its_head_says() {
+        let answer = b"HTTP/1.1 207 Multi-Status\r\ncontent-length: 5\r\n\r\nab";
+        assert_eq!(read_head(answer), Some((207, answer.len() + 3)));
+        assert_eq!(read_head(&answer[..40]), None);
     }
 }
