@@ -18,7 +18,7 @@ use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     message::Headers,
-    producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer as _},
+    producer::{FutureProducer, FutureRecord},
 };
 use serde_json::json;
 use sqlx::PgPool;
@@ -441,6 +441,8 @@ async fn dead_letters_may_go_to_a_topic_with_their_place() {
 #[cfg(feature = "real-services")]
 #[tokio::test(flavor = "multi_thread")]
 async fn markers_and_aborted_records_at_the_end_are_no_lag() {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
     let world = World::new().await;
     let mut worker = world.start("a", |_| {});
     worker.until_it_has(4).await;
