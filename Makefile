@@ -19,7 +19,7 @@ build: set-up ## Build the binary (the first time a quarter of an hour on two co
 	@echo "building Pinwheel: about a quarter of an hour the first time on two cores, then seconds" >&2
 	@$(CARGO) build --locked
 
-test: ## Run every test (under five minutes once everything is built)
+test: ## Run every test (about seven minutes on two cores once everything is built)
 	@scripts/set-up --tests
 	@echo "building Pinwheel and its tests: about a quarter of an hour the first time on two cores" >&2
 	@$(CARGO) test --workspace --locked

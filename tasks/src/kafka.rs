@@ -4,7 +4,7 @@
 //! may not break it. It never shows a property's value, which may be a password.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -158,18 +158,26 @@ pub fn away(settings: &KafkaSettings, doing: &str) -> Failure {
     .with_hint("check `kafka.brokers` and that the broker is running")
 }
 
-/// Keeps what a client said last of a connection that was refused. A client goes on trying, so the caller of a question only learns
-/// that no answer came; why (a wrong password, a certificate, a refused connection) is said here.
-#[derive(Debug, Clone, Default)]
+/// What a client takes at most, whatever the broker sends: 100 MB unless it is set.
+const LARGEST: &str = "receive.message.max.bytes";
+
+/// Keeps what a client says beside what it hands out. A client goes on trying, so the caller of a question only learns that
+/// no answer came; why (a wrong password, a certificate) is said here.
+#[derive(Debug, Default)]
 pub struct Heard {
-    last: Arc<Mutex<Option<String>>>,
+    refused: Mutex<Option<String>>,
+    too_large: Mutex<Option<String>>,
 }
 
 impl Heard {
-    /// A failure with the reason, if one was heard and it is not that the broker is away.
-    pub fn explain(&self, failure: Failure) -> Failure {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(reason) = last.as_deref() else {
+    /// What the client said about an answer that is larger than it takes.
+    pub fn too_large(&self) -> Option<String> {
+        locked(&self.too_large).clone()
+    }
+
+    /// A failure with the reason for which a connection was refused, if one was.
+    fn explain(&self, failure: Failure) -> Failure {
+        let Some(reason) = locked(&self.refused).take() else {
             return failure;
         };
         Failure {
@@ -180,6 +188,32 @@ impl Heard {
     }
 }
 
+impl ClientContext for Heard {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            // Whoever polls is told of it, and it is no error.
+        } else if reason.contains(LARGEST) {
+            *locked(&self.too_large) = Some(reason.to_owned());
+        } else if is_refusal(reason) {
+            *locked(&self.refused) = Some(reason.to_owned());
+        } else if trouble(&error) == Trouble::Away {
+            tracing::debug!("Kafka client: {error}: {reason}");
+        } else {
+            tracing::warn!("Kafka client: {error}: {reason}");
+        }
+    }
+}
+
+impl ConsumerContext for Heard {}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// librdkafka's own words for a connection that a broker, or a check of the broker, ended.
 fn is_refusal(reason: &str) -> bool {
     ["SASL", "SSL", "authentication", "certificate"]
@@ -187,21 +221,15 @@ fn is_refusal(reason: &str) -> bool {
         .any(|word| reason.contains(word))
 }
 
-impl ClientContext for Heard {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", ?level, facility, "{message}");
+/// The failure of a try that ends because a question was not answered, with the reason if the client knows one. What the client has to
+/// say is handed over when it is polled, one thing at a time: nothing may be read from this client any more. Blocks for a
+/// tenth of a second.
+pub fn explained(consumer: &BaseConsumer<Heard>, failure: Failure) -> Failure {
+    for _ in 0..100 {
+        consumer.poll(Duration::from_millis(1));
     }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, "{reason}");
-        if is_refusal(reason) {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            *last = Some(reason.to_owned());
-        }
-    }
+    consumer.context().explain(failure)
 }
-
-impl ConsumerContext for Heard {}
 
 /// The partitions of a topic, sorted; `None` when the broker does not know it. Asks for all topics, because brokers may
 /// create a topic that they are asked for by name. Blocks for at most `patience`.
@@ -273,24 +301,20 @@ pub async fn ensure_topic(
 /// None does, or it refuses.
 pub async fn ping(settings: &KafkaSettings, patience: Duration) -> Result<(), Failure> {
     let config = client(settings);
-    let heard = Heard::default();
-    let context = heard.clone();
+    let about = settings.clone();
     let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer<Heard> = config.create_with_context(context)?;
-        let answer = consumer.fetch_metadata(None, patience).map(|_| ());
-        if answer.is_err() {
-            // What the client has to say is handed over when it is polled, one thing at a time.
-            for _ in 0..100 {
-                consumer.poll(Duration::from_millis(1));
-            }
+        let explain = |error: KafkaError| failure(&about, "reach Kafka", &error);
+        let consumer: BaseConsumer<Heard> = config
+            .create_with_context(Heard::default())
+            .map_err(explain)?;
+        match consumer.fetch_metadata(None, patience) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(explained(&consumer, explain(error))),
         }
-        answer
     });
-    let answer = match asked.await {
-        Ok(answer) => answer.map_err(|error| failure(settings, "reach Kafka", &error)),
-        Err(_) => Err(away(settings, "reach Kafka")),
-    };
-    answer.map_err(|failure| heard.explain(failure))
+    asked
+        .await
+        .unwrap_or_else(|_| Err(away(settings, "reach Kafka")))
 }
 
 fn pass_through(config: &mut ClientConfig, settings: &KafkaSettings) {

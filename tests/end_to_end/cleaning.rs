@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use async_trait::async_trait;
 use chrono::{DateTime, TimeZone, Utc};
 use pinwheel_tasks::{
-    Clean, Context, CursorMove, CursorPosition, Durable, DurableError, Failure, FailureClass,
-    Instance, Kind, Log, NoConnections, Outcome, Report,
+    Clean, Failure, FailureClass, Kind, Report,
     dataset::Catalog,
     lake::{Lake, Partition},
     landing::{
@@ -17,9 +15,8 @@ use pinwheel_tasks::{
     query,
     s3::{Location, ObjectStore, sha256},
 };
-use pinwheel_test_support::s3::S3;
+use pinwheel_test_support::{once, s3::S3};
 use serde_json::{Map, Value, json};
-use tokio_util::sync::CancellationToken;
 
 const RECORDS: &str = include_str!("../../data/pins.ndjson");
 const TOPIC: &str = "pins";
@@ -150,63 +147,7 @@ fn logical_date() -> DateTime<Utc> {
 }
 
 pub(crate) async fn run(kind: &dyn Kind, with: Value) -> Result<Value, Failure> {
-    let (log, mut lines) = Log::channel(16);
-    let drain = tokio::spawn(async move { while lines.recv().await.is_some() {} });
-    let context = Context {
-        instance: Arc::new(Instance {
-            dag_id: "daily".to_owned(),
-            run_id: 7,
-            task_id: "task".to_owned(),
-            instance_id: 1,
-            try_number: 1,
-            logical_date: logical_date(),
-            data_interval_start: logical_date(),
-            data_interval_end: logical_date(),
-            params: Map::new(),
-        }),
-        log,
-        cancel: CancellationToken::new(),
-        durable: Arc::new(Forbidden),
-        orchestrator: Arc::new(pinwheel_tasks::Alone),
-        connections: Arc::new(NoConnections),
-        resume: None,
-    };
-    let with = with.as_object().cloned().expect("a table");
-    assert!(kind.check(&with).is_empty(), "{:?}", kind.check(&with));
-    let outcome = kind.run(&context, with).await;
-    drop(context);
-    drain.await.expect("the log is drained");
-    match outcome? {
-        Outcome::Success { output } => Ok(output),
-        other => panic!("expected success, found {other:?}"),
-    }
-}
-
-/// Cleaning and reports keep nothing in the orchestrator.
-struct Forbidden;
-
-#[async_trait]
-impl Durable for Forbidden {
-    async fn freeze(&self, name: &str, _value: Value) -> Result<Value, DurableError> {
-        panic!("nothing is frozen as {name}")
-    }
-
-    async fn frozen(&self, name: &str) -> Result<Option<Value>, DurableError> {
-        panic!("nothing is frozen as {name}")
-    }
-
-    async fn cursor(&self, cursor: &str) -> Result<BTreeMap<i32, CursorPosition>, DurableError> {
-        panic!("there is no cursor {cursor}")
-    }
-
-    async fn advance(
-        &self,
-        cursor: &str,
-        _plan: &str,
-        _moves: &[CursorMove],
-    ) -> Result<(), DurableError> {
-        panic!("there is no cursor {cursor}")
-    }
+    once::run(kind, 7, (logical_date(), logical_date()), with).await
 }
 
 fn pins() -> Vec<Option<Vec<u8>>> {

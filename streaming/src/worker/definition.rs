@@ -53,21 +53,13 @@ impl Default for DeadLetterSink {
 }
 
 /// How long something is kept before it is deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
     /// For so long.
     For(Duration),
     /// Until somebody deletes it by hand.
+    #[default]
     Forever,
-}
-
-/// How long things are kept of which the file does not say it.
-pub(super) const KEEP: Duration = Duration::from_secs(30 * 86_400);
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self::For(KEEP)
-    }
 }
 
 /// When an event happened.
@@ -818,19 +810,15 @@ mod tests {
     }
 
     #[test]
-    fn windows_and_dead_letters_are_kept_for_thirty_days_unless_the_file_says_otherwise() {
+    fn windows_and_dead_letters_are_kept_for_ever_unless_the_file_says_otherwise() {
         let days = |days: u64| Keep::For(Duration::from_secs(days * 86_400));
         let stream = StreamDefinition::parse("pins.toml", SHIPPED).expect("valid");
-        assert_eq!(stream.dead_letters, DeadLetterSink::Table(days(30)));
+        assert_eq!(stream.dead_letters, DeadLetterSink::Table(Keep::Forever));
         for window in &stream.windows {
-            let keep = match window.span {
-                Span::Time { .. } => days(30),
-                Span::Last(_) => Keep::Forever,
-            };
-            assert_eq!(window.keep, keep, "{}", window.name);
+            assert_eq!(window.keep, Keep::Forever, "{}", window.name);
         }
         let text = SHIPPED
-            .replace("every = \"30m\"", "every = \"30m\"\nkeep = \"forever\"")
+            .replace("every = \"30m\"", "every = \"30m\"\nkeep = \"90d\"")
             .replace(
                 "[sinks.posts]",
                 "[sinks.dead_letters]\nkeep = \"7d\"\n[sinks.posts]",
@@ -841,8 +829,7 @@ mod tests {
             stream
                 .windows
                 .iter()
-                .any(|window| window.name == "followers_per_category"
-                    && window.keep == Keep::Forever)
+                .any(|window| window.name == "followers_per_category" && window.keep == days(90))
         );
     }
 

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    definition::{DeadLetterSink, KEEP, Keep},
+    definition::{DeadLetterSink, Keep},
     plan::{Plan, WindowSpan},
 };
 
@@ -79,14 +79,6 @@ pub(super) async fn sweep(pool: &PgPool, plan: &Plan) -> Result<Swept, sqlx::Err
             let length = Duration::from_millis(length_ms.unsigned_abs());
             swept.panes += delete_windows(pool, plan, &window.name, length, keep).await?;
         }
-    }
-    let forgotten: Vec<String> =
-        sqlx::query_scalar(include_str!("../queries/read_forgotten_windows.sql"))
-            .bind(&plan.definition.id)
-            .fetch_all(pool)
-            .await?;
-    for window in forgotten {
-        swept.panes += delete_windows(pool, plan, &window, Duration::ZERO, KEEP).await?;
     }
     if let DeadLetterSink::Table(Keep::For(keep)) = plan.definition.dead_letters {
         loop {

@@ -121,7 +121,7 @@ async fn an_event_of_a_window_that_is_not_kept_any_more_is_left_out_and_makes_no
 }
 
 #[tokio::test]
-async fn windows_whose_names_are_gone_from_the_file_go_after_thirty_days() {
+async fn windows_whose_names_are_gone_from_the_file_stay() {
     let plan = plan_of(KEPT);
     let (database, _) = a_quarter_of_an_hour(&plan).await;
     sqlx::query(
@@ -135,8 +135,10 @@ async fn windows_whose_names_are_gone_from_the_file_go_after_thirty_days() {
     .await
     .expect("inserted");
     let swept = sweep(&database.pool, &plan).await.expect("swept");
-    assert_eq!(swept.panes, 3 + 2);
-    assert_eq!(starts(&database, "gone").await, [0]);
+    assert_eq!(swept.panes, 3);
+    for name in ["gone", "other"] {
+        assert_eq!(starts(&database, name).await, [-31 * 24 * 60, 0]);
+    }
 }
 
 #[tokio::test]

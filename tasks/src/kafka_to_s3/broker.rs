@@ -2,23 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
-    types::RDKafkaErrorCode,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::stopped;
 use crate::{
     Failure, KafkaSettings,
-    kafka::{self, PATIENCE, Trouble},
+    kafka::{self, Heard, PATIENCE, Trouble},
     landing::{Bounds, Plan},
 };
 
@@ -27,8 +25,6 @@ const QUESTION: Duration = Duration::from_secs(3);
 
 /// What the client may read ahead, in kilobytes.
 const AHEAD: &str = "queued.max.messages.kbytes";
-/// What the client takes at most, whatever the broker sends: 100 MB unless it is set.
-pub(super) const LARGEST: &str = "receive.message.max.bytes";
 
 /// The earliest offset and the last stable offset of every partition, and the first offset of each that is not before
 /// `until`.
@@ -40,7 +36,7 @@ pub(super) fn bounds(
 ) -> Result<Vec<Bounds>, Failure> {
     let consumer = consumer(settings, topic)?;
     let doing = format!("ask for the offsets of topic `{topic}`");
-    let partitions = patiently(settings, &doing, stop, |patience| {
+    let partitions = patiently(settings, &consumer, &doing, stop, |patience| {
         kafka::partitions(&consumer, topic, patience)
     })?;
     let Some(partitions) = partitions else {
@@ -59,7 +55,7 @@ pub(super) fn bounds(
     }
     if let Some(until) = until {
         // Asked after the ends: where nothing is that late now, nothing before the end is.
-        let firsts = patiently(settings, &doing, stop, |patience| {
+        let firsts = patiently(settings, &consumer, &doing, stop, |patience| {
             let mut wanted = TopicPartitionList::with_capacity(bounds.len());
             for bound in &bounds {
                 let moment = Offset::Offset(until.timestamp_millis());
@@ -84,15 +80,15 @@ pub(super) fn bounds(
 
 /// The earliest offset and the last stable offset of one partition. (The client asks with its own isolation level, so
 /// "high" is not the high watermark.)
-pub(super) fn watermarks<X: ConsumerContext>(
+pub(super) fn watermarks(
     settings: &KafkaSettings,
-    consumer: &BaseConsumer<X>,
+    consumer: &BaseConsumer<Heard>,
     topic: &str,
     partition: i32,
     stop: &CancellationToken,
 ) -> Result<(i64, i64), Failure> {
     let doing = format!("ask for the offsets of topic `{topic}`");
-    patiently(settings, &doing, stop, |patience| {
+    patiently(settings, consumer, &doing, stop, |patience| {
         consumer.fetch_watermarks(topic, partition, patience)
     })
 }
@@ -128,9 +124,9 @@ pub(super) fn lag(
 }
 
 /// A consumer that reads where it is told, under the topic's group.
-fn consumer(settings: &KafkaSettings, topic: &str) -> Result<BaseConsumer<Listener>, Failure> {
+fn consumer(settings: &KafkaSettings, topic: &str) -> Result<BaseConsumer<Heard>, Failure> {
     kafka::reader(settings, &format!("pinwheel.{topic}"))
-        .create_with_context(Listener::default())
+        .create_with_context(Heard::default())
         .map_err(|error| kafka::failure(settings, "make a Kafka client", &error))
 }
 
@@ -140,53 +136,20 @@ pub(super) fn reader(
     settings: &KafkaSettings,
     topic: &str,
     ahead_kb: u64,
-) -> Result<BaseConsumer<Listener>, Failure> {
+) -> Result<BaseConsumer<Heard>, Failure> {
     let mut config = kafka::reader(settings, &format!("pinwheel.{topic}"));
     if !settings.properties.contains_key(AHEAD) {
         config.set(AHEAD, ahead_kb.to_string());
     }
     config
-        .create_with_context(Listener::default())
+        .create_with_context(Heard::default())
         .map_err(|error| kafka::failure(settings, "make a Kafka client", &error))
 }
-
-/// Hears what a client says beside what it hands out.
-#[derive(Debug, Default)]
-pub(super) struct Listener {
-    too_large: Mutex<Option<String>>,
-}
-
-impl Listener {
-    /// What the client said about an answer that is larger than it takes.
-    pub(super) fn too_large(&self) -> Option<String> {
-        self.too_large
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-impl ClientContext for Listener {
-    fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            // Whoever polls is told of it, and it is no error.
-            Some(RDKafkaErrorCode::PartitionEOF) => {}
-            _ if reason.contains(LARGEST) => {
-                *self
-                    .too_large
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
-            }
-            _ => tracing::warn!("Kafka client: {error}: {reason}"),
-        }
-    }
-}
-
-impl ConsumerContext for Listener {}
 
 /// Asks again while the broker is away, for [`PATIENCE`] at most.
 fn patiently<T>(
     settings: &KafkaSettings,
+    consumer: &BaseConsumer<Heard>,
     doing: &str,
     stop: &CancellationToken,
     ask: impl Fn(Duration) -> Result<T, KafkaError>,
@@ -202,7 +165,10 @@ fn patiently<T>(
                 // A refused connection answers at once.
                 std::thread::sleep(Duration::from_millis(100));
             }
-            Err(error) => return Err(kafka::failure(settings, doing, &error)),
+            Err(error) => {
+                let failure = kafka::failure(settings, doing, &error);
+                return Err(kafka::explained(consumer, failure));
+            }
         }
     }
 }

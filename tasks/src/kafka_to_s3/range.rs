@@ -19,15 +19,14 @@ use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Observer, Step,
-    broker::{self, Listener},
+    Observer, Step, broker,
     memory::{Held, Memory},
     progress::Progress,
     stopped,
 };
 use crate::{
     Failure, KafkaSettings,
-    kafka::{self, PATIENCE, Trouble},
+    kafka::{self, Heard, PATIENCE, Trouble},
     landing::{
         ChunkLimits, Chunker, Cut, PlanError, PlannedRange, Tail, WhenDeleted, columns::Record,
         encoder::Encoder,
@@ -176,10 +175,9 @@ impl Reader {
                     };
                     if silent_since.get_or_insert_with(Instant::now).elapsed() > patience {
                         if silences == MOST_SILENCES {
-                            return Err(kafka::away(
-                                &self.kafka,
-                                &format!("read topic `{}`", self.topic),
-                            ));
+                            let doing = format!("read topic `{}`", self.topic);
+                            let failure = kafka::away(&self.kafka, &doing);
+                            return Err(kafka::explained(&consumer, failure));
                         }
                         // The broker answers and sends nothing: the client may have lost its place.
                         self.bounds(&consumer)?;
@@ -200,7 +198,7 @@ impl Reader {
     /// Waits for the next event; takes the record if it is one of ours, and closes the chunk if it is full.
     fn poll(
         &self,
-        consumer: &BaseConsumer<Listener>,
+        consumer: &BaseConsumer<Heard>,
         reading: &mut Reading,
         chunks: &Sender<Chunk>,
     ) -> Result<Event, Failure> {
@@ -339,7 +337,7 @@ impl Reader {
     }
 
     /// Checks that the log still reaches the planned end.
-    fn confirm_end(&self, consumer: &BaseConsumer<Listener>) -> Result<(), Failure> {
+    fn confirm_end(&self, consumer: &BaseConsumer<Heard>) -> Result<(), Failure> {
         let (_, high) = self.bounds(consumer)?;
         if high >= self.range.end {
             return Ok(());
@@ -352,7 +350,7 @@ impl Reader {
         .with_hint("if the topic was deleted and created again, land it under another `prefix`"))
     }
 
-    fn bounds(&self, consumer: &BaseConsumer<Listener>) -> Result<(i64, i64), Failure> {
+    fn bounds(&self, consumer: &BaseConsumer<Heard>) -> Result<(i64, i64), Failure> {
         broker::watermarks(
             &self.kafka,
             consumer,
@@ -383,7 +381,7 @@ impl Reader {
         )
     }
 
-    fn assign(&self, consumer: &BaseConsumer<Listener>, next: i64) -> Result<(), Failure> {
+    fn assign(&self, consumer: &BaseConsumer<Heard>, next: i64) -> Result<(), Failure> {
         let mut position = TopicPartitionList::with_capacity(1);
         position
             .add_partition_offset(&self.topic, self.range.partition, Offset::Offset(next))

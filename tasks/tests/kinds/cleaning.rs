@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, fmt::Write, process::Command, sync::Arc};
 
-use async_trait::async_trait;
 use chrono::{DateTime, TimeZone, Utc};
 use pinwheel_tasks::{
-    Alone, Clean, Context, CursorMove, CursorPosition, Durable, DurableError, Failure,
-    FailureClass, Instance, Kind, Log, NoConnections, Outcome,
+    Clean, Failure, FailureClass,
     dataset::Catalog,
     lake::{self, Partition},
     landing::{
@@ -16,9 +14,8 @@ use pinwheel_tasks::{
     },
     s3::{Location, ObjectStore, sha256},
 };
-use pinwheel_test_support::s3::S3;
-use serde_json::{Map, Value, json};
-use tokio_util::sync::CancellationToken;
+use pinwheel_test_support::{once, s3::S3};
+use serde_json::{Value, json};
 
 const CONTRACT: &str = r#"
 id = "orders"
@@ -143,36 +140,7 @@ impl House {
             .unwrap_or_else(|errors| panic!("{errors:?}"));
         let kind = Clean::new(self.store.clone(), Arc::new(catalog));
         let with = json!({ "dataset": "orders", "from": from, "to": "s3://lake/clean/orders", "memory_mb": memory_mb });
-        let with = with.as_object().cloned().expect("a table");
-        assert!(kind.check(&with).is_empty(), "{:?}", kind.check(&with));
-        let (log, mut lines) = Log::channel(16);
-        let drain = tokio::spawn(async move { while lines.recv().await.is_some() {} });
-        let context = Context {
-            instance: Arc::new(Instance {
-                dag_id: "daily".to_owned(),
-                run_id: 7,
-                task_id: "clean".to_owned(),
-                instance_id: 1,
-                try_number: 1,
-                logical_date: date(),
-                data_interval_start: date(),
-                data_interval_end: date(),
-                params: Map::new(),
-            }),
-            log,
-            cancel: CancellationToken::new(),
-            durable: Arc::new(Forbidden),
-            orchestrator: Arc::new(Alone),
-            connections: Arc::new(NoConnections),
-            resume: None,
-        };
-        let outcome = kind.run(&context, with).await;
-        drop(context);
-        drain.await.expect("the log is drained");
-        match outcome? {
-            Outcome::Success { output } => Ok(output),
-            other => panic!("expected success, found {other:?}"),
-        }
+        once::run(&kind, 7, (date(), date()), with).await
     }
 
     async fn partition(&self, output: &Value) -> Partition {
@@ -196,33 +164,6 @@ fn order(id: &str, change: impl FnOnce(&mut Value)) -> Vec<u8> {
         json!({ "id": id, "price": 1.5, "ordered": "2020-08-28T03:52:47Z", "note": null });
     change(&mut order);
     order.to_string().into_bytes()
-}
-
-/// Cleaning keeps nothing in the orchestrator.
-struct Forbidden;
-
-#[async_trait]
-impl Durable for Forbidden {
-    async fn freeze(&self, name: &str, _value: Value) -> Result<Value, DurableError> {
-        panic!("nothing is frozen as {name}")
-    }
-
-    async fn frozen(&self, name: &str) -> Result<Option<Value>, DurableError> {
-        panic!("nothing is frozen as {name}")
-    }
-
-    async fn cursor(&self, cursor: &str) -> Result<BTreeMap<i32, CursorPosition>, DurableError> {
-        panic!("there is no cursor {cursor}")
-    }
-
-    async fn advance(
-        &self,
-        cursor: &str,
-        _plan: &str,
-        _moves: &[CursorMove],
-    ) -> Result<(), DurableError> {
-        panic!("there is no cursor {cursor}")
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

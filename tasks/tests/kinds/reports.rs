@@ -1,23 +1,20 @@
 //! Reports over an S3 server: what a run sees, what it keeps, and what is found again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use async_trait::async_trait;
 use chrono::{DateTime, TimeZone, Utc};
 use pinwheel_tasks::{
-    Alone, Context, CursorMove, CursorPosition, Durable, DurableError, Failure, Instance, Kind,
-    Log, NoConnections, Outcome, Report,
+    Failure, Report,
     dataset::ColumnType,
     lake::{Counts, Part, Partition, StoredColumn},
     landing::LandedRange,
     report::{Archive, Format},
     s3::{Location, ObjectStore, sha256},
 };
-use pinwheel_test_support::s3::S3;
+use pinwheel_test_support::{once, s3::S3};
 use polars::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 /// A store with one dataset, and a DAG folder with two questions.
 struct House {
@@ -128,36 +125,7 @@ impl House {
     /// Runs the report of a day as run number `run`.
     async fn report(&self, day: u32, run: i64, with: Value) -> Result<Value, Failure> {
         let report = Report::new(self.store.clone(), self.folder.path());
-        let with = with.as_object().cloned().expect("a table");
-        assert!(report.check(&with).is_empty(), "{:?}", report.check(&with));
-        let (log, mut lines) = Log::channel(16);
-        let drain = tokio::spawn(async move { while lines.recv().await.is_some() {} });
-        let context = Context {
-            instance: Arc::new(Instance {
-                dag_id: "daily".to_owned(),
-                run_id: run,
-                task_id: "report".to_owned(),
-                instance_id: run,
-                try_number: 1,
-                logical_date: morning(day),
-                data_interval_start: morning(day),
-                data_interval_end: morning(day + 1),
-                params: Map::new(),
-            }),
-            log,
-            cancel: CancellationToken::new(),
-            durable: Arc::new(Forbidden),
-            orchestrator: Arc::new(Alone),
-            connections: Arc::new(NoConnections),
-            resume: None,
-        };
-        let outcome = report.run(&context, with).await;
-        drop(context);
-        drain.await.expect("the log is drained");
-        match outcome? {
-            Outcome::Success { output } => Ok(output),
-            other => panic!("expected success, found {other:?}"),
-        }
+        once::run(&report, run, (morning(day), morning(day + 1)), with).await
     }
 
     fn archive(&self) -> Archive {
@@ -193,33 +161,6 @@ fn posts() -> Value {
         "params": { "least": 1 },
         "to": "s3://lake/reports/",
     })
-}
-
-/// Reports keep nothing in the orchestrator.
-struct Forbidden;
-
-#[async_trait]
-impl Durable for Forbidden {
-    async fn freeze(&self, name: &str, _value: Value) -> Result<Value, DurableError> {
-        panic!("nothing is frozen as {name}")
-    }
-
-    async fn frozen(&self, name: &str) -> Result<Option<Value>, DurableError> {
-        panic!("nothing is frozen as {name}")
-    }
-
-    async fn cursor(&self, cursor: &str) -> Result<BTreeMap<i32, CursorPosition>, DurableError> {
-        panic!("there is no cursor {cursor}")
-    }
-
-    async fn advance(
-        &self,
-        cursor: &str,
-        _plan: &str,
-        _moves: &[CursorMove],
-    ) -> Result<(), DurableError> {
-        panic!("there is no cursor {cursor}")
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

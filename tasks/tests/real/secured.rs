@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use pinwheel_tasks::{FailureClass, KafkaSettings, kafka};
-use pinwheel_test_support::{kafka::Kafka, tls::Identity};
+use pinwheel_tasks::{FailureClass, KafkaSettings, KafkaToS3, kafka};
+use pinwheel_test_support::{kafka::Kafka, s3::S3, tls::Identity};
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     message::Message,
     producer::{FutureProducer, FutureRecord},
     topic_partition_list::{Offset, TopicPartitionList},
 };
+use serde_json::json;
+
+use crate::world::World;
 
 #[tokio::test]
 async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say() {
@@ -78,20 +81,27 @@ async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say(
     });
     assert_eq!(read.await.unwrap(), b"sealed");
 
-    // A wrong password, and a server that nobody vouches for: the failure says which.
-    for (settings, reason) in [
+    // A wrong password, and a server that nobody vouches for: the failure says which, and so does a task's.
+    let wrong = settings("SCRAM-SHA-512", "hunter2", true);
+    let untrusted = settings("SCRAM-SHA-512", "scram-secret", false);
+    let patience = Duration::from_secs(10);
+    let store = S3::start().await;
+    let landing = KafkaToS3::new(wrong.clone(), store.settings().clone());
+    let with = json!({"topic": "pins", "bucket": "lake", "prefix": "raw"});
+    for (failure, reason) in [
         (
-            settings("SCRAM-SHA-512", "hunter2", true),
+            kafka::ping(&wrong, patience).await.unwrap_err(),
             "SASL authentication error",
         ),
         (
-            settings("SCRAM-SHA-512", "scram-secret", false),
+            kafka::ping(&untrusted, patience).await.unwrap_err(),
             "certificate verify failed",
         ),
+        (
+            World::new().run(&landing, with).await.unwrap_err(),
+            "SASL authentication error",
+        ),
     ] {
-        let failure = kafka::ping(&settings, Duration::from_secs(10))
-            .await
-            .unwrap_err();
         assert_eq!(failure.class, FailureClass::Retryable, "{failure}");
         assert!(failure.message.contains(reason), "{failure}");
         assert!(!failure.message.contains("hunter2"), "{failure}");

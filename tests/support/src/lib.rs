@@ -5,6 +5,7 @@ pub mod child;
 pub mod durable;
 pub mod hbase;
 pub mod kafka;
+pub mod once;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod proxy;
