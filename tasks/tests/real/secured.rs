@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use pinwheel_tasks::{FailureClass, KafkaSettings, KafkaToS3, kafka};
+use pinwheel_tasks::{FailureClass, KafkaSettings, KafkaToS3, kafka, s3::ObjectStore};
 use pinwheel_test_support::{kafka::Kafka, s3::S3, tls::Identity};
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
@@ -86,6 +86,11 @@ async fn a_kafka_that_wants_tls_and_a_password_is_reached_as_the_properties_say(
     let untrusted = settings("SCRAM-SHA-512", "scram-secret", false);
     let patience = Duration::from_secs(10);
     let store = S3::start().await;
+    ObjectStore::connect(store.settings())
+        .await
+        .ensure_bucket("lake")
+        .await
+        .unwrap();
     let landing = KafkaToS3::new(wrong.clone(), store.settings().clone());
     let with = json!({"topic": "pins", "bucket": "lake", "prefix": "raw"});
     for (failure, reason) in [
